@@ -1,0 +1,18 @@
+"""What every room shares: errors, saved results, manifests, atomic files. Imports nothing of ours."""
+
+from .errors import GateError, InputError, LoadbearingError, UnknownNameError, check_name
+from .files import atomic_write, new_folder
+from .result import Manifest, Result, load_result
+
+__all__ = [
+    "GateError",
+    "InputError",
+    "LoadbearingError",
+    "Manifest",
+    "Result",
+    "UnknownNameError",
+    "atomic_write",
+    "check_name",
+    "load_result",
+    "new_folder",
+]
