@@ -1,0 +1,117 @@
+"""A result: arrays, the names of their axes, and a manifest, in one safetensors file."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .errors import InputError, check_name
+from .files import atomic_write
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """How a result was made.
+
+    `identity` must agree before results are mixed (model fingerprint, dtype, attention, format, options);
+    `circumstance` is recorded and never compared (seed, versions, wall time, counts of what was left out).
+    """
+
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    circumstance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """The base of every result: subclasses add array fields and name their axes in `axes`.
+
+    `coords` holds the labels along an axis, by the axis' name. Arrays are made read-only.
+    """
+
+    kind: ClassVar[str] = ""
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    kinds: ClassVar[dict[str, type["Result"]]] = {}
+
+    coords: Mapping[str, tuple[Any, ...]]
+    manifest: Manifest
+
+    def __init_subclass__(cls) -> None:
+        Result.kinds[cls.kind] = cls
+
+    def __post_init__(self) -> None:
+        sizes = {axis: len(labels) for axis, labels in self.coords.items()}
+        for name, array in self.arrays().items():
+            array.flags.writeable = False
+            expected = self.axes[name]
+            for axis, size in zip(expected, array.shape, strict=True):
+                if sizes.setdefault(axis, size) != size:
+                    raise InputError(
+                        f"{self.kind}: array {name!r} has {size} entries along {axis!r}, others have {sizes[axis]}"
+                    )
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """The array fields by name, in the order of `axes`."""
+        return {name: getattr(self, name) for name in self.axes}
+
+    def frame(self) -> pd.DataFrame:
+        """The result as a tidy table."""
+        raise InputError(f"a {self.kind} has no table of its own")
+
+    def save(self, path: str | Path) -> Path:
+        """Write one safetensors file, whole or not at all; `loadbearing.load` reads it back.
+
+        Arrays and one metadata key of sorted JSON: the same result gives the same bytes, and nothing is pickled.
+        """
+        header = {
+            "kind": self.kind,
+            "schema": SCHEMA,
+            "axes": {name: list(axes) for name, axes in self.axes.items()},
+            "coords": {name: list(labels) for name, labels in self.coords.items()},
+            "identity": self.manifest.identity,
+            "circumstance": self.manifest.circumstance,
+        }
+        metadata = {"loadbearing": json.dumps(header, sort_keys=True)}
+        arrays = {name: np.ascontiguousarray(array) for name, array in self.arrays().items()}
+        return atomic_write(path, lambda temporary: save_file(arrays, temporary, metadata))
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(
+            f"{name} [{', '.join(f'{axis} {size}' for axis, size in zip(self.axes[name], array.shape, strict=True))}]"
+            for name, array in self.arrays().items()
+        )
+        return f"<{type(self).__name__} {self.manifest.identity.get('model', '')}: {shapes}>"
+
+    @classmethod
+    def from_parts(cls, arrays: Mapping[str, Any], coords: Mapping[str, Any], manifest: Manifest) -> Self:
+        """Rebuild a result from what `save` wrote."""
+        return cls(coords={k: tuple(v) for k, v in coords.items()}, manifest=manifest, **arrays)
+
+
+def load_result(path: str | Path) -> Result:
+    """Read a result that `Result.save` wrote.
+
+    Raises InputError if the file is missing, is no result of ours, or was written by a newer schema.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"no result at {path}: expected a .safetensors file that Result.save wrote")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["loadbearing"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (KeyError, ValueError, OSError, SafetensorError) as error:
+        raise InputError(f"{path} is no result of loadbearing: {error}") from error
+    if header["schema"] > SCHEMA:
+        raise InputError(f"{path} has schema {header['schema']}; this version reads up to {SCHEMA}: update loadbearing")
+    kind = Result.kinds[check_name("kind of result", header["kind"], sorted(Result.kinds))]
+    if missing := set(kind.axes) - set(arrays):
+        raise InputError(f"{path}: arrays {sorted(missing)} are missing")
+    return kind.from_parts(arrays, header["coords"], Manifest(header["identity"], header["circumstance"]))

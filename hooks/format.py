@@ -1,0 +1,136 @@
+"""From a problem's text pieces to token ids and named spans, once: after that the ids are the only truth."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ..core import InputError
+from ..tasks import Piece, Problem
+
+Mode = Literal["answer-only", "cot"]
+MODES: tuple[Mode, ...] = ("answer-only", "cot")
+Spans = dict[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Format:
+    """The template text around a prompt, a chain of thought and an answer.
+
+    open: text that starts the reasoning, the same in recipient and donor; counts with the prompt
+    close: text by which the model ends its own chain of thought; the cue starts with it
+    cue: text that asks for the answer; at least one token
+    direct_open, direct_cue: the same for an answer-only run; may be empty, and the cue's default is `cue`
+    end: text that ends an answer, besides the tokenizer's end-of-sequence token
+    chat: whether the prompt is a user message, rendered by the tokenizer's chat template
+    """
+
+    open: str = "\nLet's think step by step."
+    close: str = "\nAnswer:"
+    cue: str = "\nAnswer:"
+    direct_open: str = ""
+    direct_cue: str | None = None
+    end: str = "\n"
+    chat: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.cue.startswith(self.close) or not self.close:
+            raise InputError(f"format: the cue {self.cue!r} must start with the text that closes the CoT, {self.close!r}")
+
+    def cue_of(self, mode: Mode) -> str:
+        """The cue of a mode."""
+        return self.cue if mode == "cot" or self.direct_cue is None else self.direct_cue
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Token ids of a stretch of text, and the token spans of its named pieces (relative to the segment)."""
+
+    ids: tuple[int, ...]
+    spans: Spans
+
+
+def render_prompt(tokenizer: Any, form: Format, problem: Problem, mode: Mode) -> Segment:
+    """The ids of prompt and open, with the spans `prompt`, `open` (where it is not empty) and those of the pieces."""
+    start = form.open if mode == "cot" else form.direct_open
+    opening = [Piece(start, "open")] if start else []
+    if not form.chat:
+        return tokenize(tokenizer, [*problem.pieces, *opening], special=True, outer={"prompt": len(problem.pieces)})
+    # The template is applied once, around a mark: what stands before it belongs to the prompt, what follows opens the
+    # reasoning. Rendering the prompt itself would let a template strip it, and spans would be lost.
+    mark = "\u2042problem\u2042"
+    messages = [{"role": "user", "content": mark}]
+    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    before, found, after = text.partition(mark)
+    if not found:
+        raise InputError("the chat template does not show the user's message: give a format with chat=False")
+    pieces = [Piece(before), *problem.pieces, Piece(after + start, "open")]
+    return tokenize(tokenizer, pieces, special=False, outer={"prompt": len(problem.pieces) + 1})
+
+
+def tokenize(
+    tokenizer: Any, pieces: Sequence[Piece], *, special: bool = False, outer: dict[str, int] | None = None
+) -> Segment:
+    """Tokenize the pieces' text in one go, and map every piece to its tokens.
+
+    A token belongs to the piece that holds its characters, spaces at its ends left out. `outer` names spans made of the
+    first n pieces. Raises InputError where a token straddles two pieces of which one is named (it names both), and
+    where a token is outside the vocabulary.
+    """
+    text = "".join(piece.text for piece in pieces)
+    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
+    ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
+    edges: list[tuple[int, int]] = []
+    position = 0
+    for piece in pieces:
+        edges.append((position, position + len(piece.text)))
+        position += len(piece.text)
+    owners: list[int] = []
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        if end > start and token == tokenizer.unk_token_id:
+            raise InputError(
+                f"{text[start:end]!r} is outside the tokenizer's vocabulary (in {text!r}): use a task whose words it knows"
+            )
+        owners.append(_owner(text, start, end, pieces, edges) if end > start else max(owners, default=0))
+    spans: Spans = {}
+    for index, piece in enumerate(pieces):
+        if piece.name is not None:
+            spans[piece.name] = _extent(owners, index, index + 1, piece.name)
+    for name, count in (outer or {}).items():
+        spans[name] = _extent(owners, 0, count, name)
+    return Segment(ids, spans)
+
+
+def _owner(text: str, start: int, end: int, pieces: Sequence[Piece], edges: Sequence[tuple[int, int]]) -> int:
+    inner_start, inner_end = start, end
+    while inner_start < inner_end and text[inner_start].isspace():
+        inner_start += 1
+    while inner_end > inner_start and text[inner_end - 1].isspace():
+        inner_end -= 1
+    if inner_start == inner_end:  # nothing but space: all of it counts
+        inner_start, inner_end = start, end
+    touched = [i for i, (a, b) in enumerate(edges) if a < inner_end and inner_start < b]
+    names = [pieces[i].name for i in touched]
+    if len(touched) > 1 and len(set(names)) > 1:
+        shown = " and ".join(repr(pieces[i].name or pieces[i].text) for i in touched)
+        raise InputError(
+            f"the token {text[start:end]!r} straddles {shown}: put a space or another text between the pieces"
+        )
+    return touched[0]
+
+
+def _extent(owners: Sequence[int], first: int, stop: int, name: str) -> tuple[int, int]:
+    inside = [position for position, owner in enumerate(owners) if first <= owner < stop]
+    if not inside:
+        raise InputError(f"the piece {name!r} has no token of its own: give it text")
+    return inside[0], inside[-1] + 1
+
+
+def token_ends(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """The number of characters of the text of `ids[:i]`, for every i from 0: where a generated token's text ends."""
+    return [len(decode(tokenizer, ids[:i])) for i in range(len(ids) + 1)]
+
+
+def decode(tokenizer: Any, ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens included, nothing cleaned up."""
+    text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return str(text)

@@ -1,0 +1,156 @@
+"""From a name, a folder or an object to a Model."""
+
+import copy
+import importlib.resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..core import InputError, check_name
+from .backends.base import Backend
+from .backends.torch import TorchBackend
+from .card import Card
+from .format import Format
+from .model import Model
+
+BACKENDS = ("torch", "transformer_lens", "nnsight")
+ORGANISM = "organism:"
+
+
+def shipped_folder() -> Path:
+    """The folder of the organisms that come with the package (data; no code of that room is imported)."""
+    return Path(str(importlib.resources.files("loadbearing") / "organisms" / "shipped"))
+
+
+def organism_names() -> list[str]:
+    """The names that `load("organism:NAME")` takes."""
+    folder = shipped_folder()
+    return sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file()) if folder.is_dir() else []
+
+
+def load(
+    source: Any,
+    *,
+    backend: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device_map: Any = None,
+    attention: str | None = None,
+    tokenizer: Any = None,
+    format: Format | str = "auto",
+) -> Model:
+    """Make a Model from "organism:NAME", a local folder, a hub name, or a model object.
+
+    source: a string or path, a Hugging Face causal language model, a TransformerLens `TransformerBridge`, or an nnsight
+        model. An object is used as what it is; with another `backend` a deep copy is made, so it is never changed.
+    backend: "torch" (default), "transformer_lens" or "nnsight": how activations are read
+    attention: the attention implementation, "sdpa" or "eager", where the weights are loaded here
+    tokenizer: needed for an object that brings none
+    format: the texts around the reasoning; "auto" takes the card's, else a chat template with thinking marks, else plain
+        text
+
+    Raises UnknownNameError for an unknown organism or backend, InputError for a folder that holds no model.
+
+    >>> load("organism:copy-direct").task
+    <task copy:cot=independent>
+    """
+    card = None
+    if isinstance(source, str | Path):
+        module, tokenizer, card, name = _from_name(str(source), dtype, device_map, attention, tokenizer)
+        made: Backend = _wrap(module, tokenizer, backend or "torch")
+    else:
+        given, module, found, name = _from_object(source)
+        tokenizer = tokenizer if tokenizer is not None else found
+        if backend is None or check_name("backend", backend, BACKENDS) == given.name:
+            made = given
+        elif given.name != "torch":
+            raise InputError(f"a {given.name} model cannot become a {backend} one: pass the Hugging Face model instead")
+        else:
+            made = _wrap(copy.deepcopy(module), tokenizer, backend)
+    if tokenizer is None:
+        raise InputError(f"{type(source).__name__} brings no tokenizer: pass tokenizer=")
+    if module.training:
+        raise InputError("the model is in training mode (dropout is on): call model.eval() first")
+    return Model(name, made, tokenizer, _format(format, card, tokenizer), card)
+
+
+def _from_name(
+    name: str, dtype: torch.dtype | str | None, device_map: Any, attention: str | None, tokenizer: Any
+) -> tuple[nn.Module, Any, Card | None, str]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where: str | Path = name
+    if name.startswith(ORGANISM):
+        where = shipped_folder() / check_name("organism", name.removeprefix(ORGANISM), organism_names())
+    elif Path(name).exists():
+        where = Path(name)
+        if not (where / "config.json").is_file():
+            raise InputError(f"{name} is no model folder: expected config.json, weights and tokenizer files in it")
+    elif name.startswith((".", "/", "~")):
+        raise InputError(f"no folder at {name}")
+    options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
+    try:
+        module = AutoModelForCausalLM.from_pretrained(where, **{k: v for k, v in options.items() if v is not None})
+        tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name!r} cannot be loaded as a causal language model: {str(error).splitlines()[0]}") from error
+    card = Card.load(where) if isinstance(where, Path) else None
+    return module.eval(), tokenizer, card, name.removeprefix(ORGANISM)
+
+
+def _from_object(source: Any) -> tuple[Backend, nn.Module, Any, str]:
+    """The backend that an object is used with, the module that runs, its tokenizer, its name."""
+    origin = type(source).__module__.partition(".")[0]
+    if origin == "transformer_lens":
+        from .backends.transformer_lens import TransformerLensBackend
+
+        bridge = TransformerLensBackend(source)
+        return bridge, bridge.module(), source.tokenizer, _name(bridge.module())
+    if origin == "nnsight":
+        from .backends.nnsight import NnsightBackend
+
+        wrapped = NnsightBackend(source)
+        return wrapped, wrapped.module(), getattr(source, "tokenizer", None), _name(wrapped.module())
+    if isinstance(source, nn.Module):
+        return TorchBackend(source), source, None, _name(source)
+    raise InputError(
+        f"cannot load a {type(source).__name__}: expected a name, a folder, a Hugging Face model, a TransformerBridge or "
+        "an nnsight model"
+    )
+
+
+def _wrap(module: nn.Module, tokenizer: Any, backend: str) -> Backend:
+    """A backend around a module that is ours to change."""
+    if check_name("backend", backend, BACKENDS) == "transformer_lens":
+        from .backends.transformer_lens import TransformerLensBackend
+
+        return TransformerLensBackend.around(module, tokenizer)
+    if backend == "nnsight":
+        from .backends.nnsight import NnsightBackend
+
+        return NnsightBackend.around(module, tokenizer)
+    return TorchBackend(module)
+
+
+def _name(module: nn.Module) -> str:
+    config: Any = getattr(module, "config", None)
+    return str(getattr(config, "name_or_path", "") or type(module).__name__)
+
+
+def _format(given: Format | str, card: Card | None, tokenizer: Any) -> Format:
+    if isinstance(given, Format):
+        return given
+    check_name("format", given, ["auto", "plain", "chat"])
+    if given == "auto" and card is not None:
+        return Format(**card.format)
+    if given == "chat" or (given == "auto" and getattr(tokenizer, "chat_template", None)):
+        return Format(
+            open="<think>\n",
+            close="</think>",
+            cue="</think>\n\nAnswer:",
+            direct_open="<think>\n\n",
+            end="\n",
+            chat=True,
+        )
+    return Format()

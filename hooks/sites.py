@@ -1,0 +1,104 @@
+"""Where in the model: named sites, and the modules that hold them, found by structure and checked by arithmetic."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..core import InputError, check_name
+
+RESIDUAL_SITES = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out")
+_ALIAS = re.compile(r"blocks\.(\d+)\.hook_(\w+)")
+
+
+@dataclass(frozen=True, order=True)
+class Site:
+    """A named activation of one layer, `[batch, pos, d_model]`; `attn_out` and `mlp_out` are what is *added* to the
+    residual stream (after a sandwich norm, where there is one)."""
+
+    name: str
+    layer: int
+
+
+def site_name(text: str) -> tuple[str, int | None]:
+    """The site of a name, and its layer where the spelling gives one (`blocks.3.hook_resid_post`).
+
+    >>> site_name("resid_post"), site_name("blocks.3.hook_resid_post")
+    (('resid_post', None), ('resid_post', 3))
+    """
+    match = _ALIAS.fullmatch(text)
+    name, layer = (match[2], int(match[1])) if match else (text, None)
+    return check_name("site", name, RESIDUAL_SITES), layer
+
+
+@dataclass(frozen=True)
+class Block:
+    """The modules of one decoder layer: `attn_out` and `mlp_out` are the modules whose output is added."""
+
+    block: nn.Module
+    attn_out: nn.Module
+    mlp_out: nn.Module
+    parallel: bool
+
+
+@dataclass(frozen=True)
+class SiteMap:
+    """A decoder's blocks, and the path of the list that holds them."""
+
+    decoder: nn.Module
+    layers_path: str
+    blocks: tuple[Block, ...]
+
+    def check(self, site: Site) -> Site:
+        """Return the site if this model has it."""
+        if not 0 <= site.layer < len(self.blocks):
+            raise InputError(f"layer {site.layer}: this model has layers 0 to {len(self.blocks) - 1}")
+        if site.name == "resid_mid" and self.blocks[site.layer].parallel:
+            raise InputError("this model has no resid_mid: attention and MLP are added to the residual stream at once")
+        return site
+
+
+def site_map(module: nn.Module) -> SiteMap:
+    """Find the decoder's blocks in a Hugging Face causal language model, by structure.
+
+    The list of blocks is the one ModuleList as long as the configuration's number of layers; the names of attention and
+    MLP are those that Hugging Face uses. Raises InputError for a model that has none (recurrent, encoder-decoder).
+    """
+    config: Any = getattr(module, "config", None)
+    n_layers = getattr(config, "num_hidden_layers", None)
+    if n_layers is None or getattr(config, "is_encoder_decoder", False):
+        raise InputError(f"{type(module).__name__} is not a decoder-only language model of transformers")
+    lists = [
+        (path, part)
+        for path, part in module.named_modules()
+        if isinstance(part, nn.ModuleList) and len(part) == n_layers and _part(part[0], _ATTENTION) is not None
+    ]
+    if len(lists) != 1:
+        raise InputError(
+            f"{type(module).__name__}: expected one list of {n_layers} attention blocks, found {len(lists)}: "
+            "models without attention in every layer are not supported yet"
+        )
+    path, layers = lists[0]
+    parent = module.get_submodule(path.rpartition(".")[0])
+    return SiteMap(parent, path, tuple(_block(layer) for layer in layers))
+
+
+_ATTENTION = ("self_attn", "attn", "attention")
+
+
+def _part(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
+    # getattr, not named_children: a bridge keeps the original module behind attributes.
+    return next((part for name in names if isinstance(part := getattr(module, name, None), nn.Module)), None)
+
+
+def _block(layer: nn.Module) -> Block:
+    attention, mlp = _part(layer, _ATTENTION), _part(layer, ("mlp", "feed_forward", "block_sparse_moe"))
+    if attention is None or mlp is None:
+        raise InputError(f"{type(layer).__name__} has no attention or no MLP that is known here")
+    if (after_mlp := _part(layer, ("post_feedforward_layernorm",))) is not None:
+        # Sandwich norms (Gemma 2 and 3, OLMo 2): what is added is the norm's output.
+        after_attention = _part(layer, ("post_attention_layernorm",))
+        assert after_attention is not None
+        attention, mlp = after_attention, after_mlp
+    return Block(layer, attention, mlp, bool(getattr(layer, "use_parallel_residual", False)))
