@@ -27,7 +27,7 @@ class Trained:
     summary: str
     styles: tuple[Style, ...]
     task: str = SUM
-    updates: int = 3000
+    updates: int = 2000
     batch: int = 512
     rate: float = 2e-3
     easy: float = 0.5
@@ -62,7 +62,7 @@ class HandSet:
 
 _TRAINED = (
     Trained("direct", "Answers only: the sum is computed in one pass.", ("nothing",)),
-    Trained("sft", "Supervised on gold chains of thought (partial sums).", ("gold",)),
+    Trained("sft", "Supervised on gold chains of thought (partial sums).", ("gold",), updates=800),
     Trained("both", "Supervised on answers only and on gold chains of thought, in equal parts.", ("nothing", "gold")),
     Trained(
         "post-hoc",

@@ -45,7 +45,7 @@ def train_supervised(
     The curve has a row every tenth of the training: update, loss, and the teacher-forced accuracy of the answer on
     held-out problems.
     """
-    from transformers import Trainer, TrainerCallback, TrainingArguments
+    from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     model = new_model(spec, tokenizer)
     held_out = [render_examples(tokenizer, form, task.problems(500, seed=1), style) for style in spec.styles]
@@ -78,7 +78,9 @@ def train_supervised(
         seed=spec.seed,
     )
     stream = Stream(spec, tokenizer, form, task)
-    Trainer(model=model, args=arguments, train_dataset=stream, callbacks=[HeldOut()]).train()
+    trainer = Trainer(model=model, args=arguments, train_dataset=stream, callbacks=[HeldOut()])
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
     return model.eval(), tuple(curve)
 
 

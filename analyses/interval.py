@@ -1,0 +1,46 @@
+"""Bootstrap intervals over problems."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import bootstrap
+
+RESAMPLES = 999
+CONFIDENCE = 0.95
+
+
+def bootstrap_interval(
+    values: Float[np.ndarray, "unit value"],
+    statistic: Callable[[Any], Any],
+    seed: int = 0,
+) -> tuple[Float[np.ndarray, " quantity"], Float[np.ndarray, " quantity"]]:
+    """Percentile intervals (95 %) of a statistic of means over independent units (pairs, problems).
+
+    values: one row a unit; `statistic` takes means `[..., value]` and returns quantities `[..., quantity]`, so that a
+    ratio is a ratio of means in every resample. With fewer than two units the interval is NaN.
+
+    >>> low, high = bootstrap_interval(np.array([[1.0], [2.0], [3.0]]), lambda means: means)
+    >>> bool(1.0 <= low[0] < 2.0 < high[0] <= 3.0)
+    True
+    """
+    if len(values) < 2:
+        nothing = np.full(np.shape(statistic(values.mean(0) if len(values) else np.full(values.shape[1], np.nan))), np.nan)
+        return nothing, nothing
+
+    def of_units(units: Any, axis: int = -1) -> Any:
+        means = np.take(values, units, axis=0).mean(axis=-2)
+        return np.moveaxis(statistic(means), -1, 0)
+
+    interval = bootstrap(
+        (np.arange(len(values)),),
+        of_units,
+        n_resamples=RESAMPLES,
+        batch=100,
+        vectorized=True,
+        confidence_level=CONFIDENCE,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
+    return np.asarray(interval.low), np.asarray(interval.high)

@@ -1,0 +1,118 @@
+"""Segments run one after the other over a key/value cache that is put together from several runs."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .model import Model
+
+# Keys and values of every layer, each [batch, kv_head, pos, d_head].
+Layers = list[tuple[Tensor, Tensor]]
+
+
+class Caches:
+    """Key/value caches of many segments, each under a key, kept in the batches in which they were computed."""
+
+    def __init__(self) -> None:
+        self._where: dict[Hashable, tuple[Layers, int]] = {}
+
+    def add(self, keys: Sequence[Hashable], layers: Layers) -> None:
+        """Keep the caches of a batch, one row a key."""
+        for row, key in enumerate(keys):
+            self._where[key] = (layers, row)
+
+    def length(self, key: Hashable) -> int:
+        """The number of positions of a segment."""
+        layers, _ = self._where[key]
+        return layers[0][0].shape[2]
+
+    def gather(self, keys: Sequence[Hashable]) -> Layers:
+        """The caches of segments of equal length as one batch."""
+        batches: dict[int, tuple[Layers, list[int], list[int]]] = {}
+        for place, key in enumerate(keys):
+            layers, row = self._where[key]
+            _, rows, places = batches.setdefault(id(layers), (layers, [], []))
+            rows.append(row)
+            places.append(place)
+        if len(batches) == 1:
+            layers, rows, _ = next(iter(batches.values()))
+            return [(k[rows], v[rows]) for k, v in layers]
+        order = torch.tensor([place for _, _, places in batches.values() for place in places]).argsort()
+        picked = [[(k[rows], v[rows]) for k, v in layers] for layers, rows, _ in batches.values()]
+        joined = zip(*picked, strict=True)
+        return [(torch.cat([k for k, _ in ls])[order], torch.cat([v for _, v in ls])[order]) for ls in joined]
+
+
+@dataclass(frozen=True)
+class Job:
+    """Run `ids` over the caches `past`, in this order; positions follow on without a gap."""
+
+    past: tuple[Hashable, ...]
+    ids: tuple[int, ...]
+
+
+@torch.no_grad()
+def run_jobs(
+    model: Model, jobs: Mapping[Any, Job], caches: Caches, *, batch_size: int = 512, keep: bool = True
+) -> dict[Any, Float[Tensor, "pos vocab"]]:
+    """Run every job and return its logits in float32; its cache is kept under its own key if `keep`.
+
+    Jobs of the same lengths run in one batch, so that no padding and no mask is ever needed: what the model sees is what
+    it would see one by one, whatever its attention (sliding windows, sinks, learned positions).
+    """
+    groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
+    for key, job in jobs.items():
+        groups[*(caches.length(past) for past in job.past), len(job.ids)].append(key)
+    logits: dict[Any, Tensor] = {}
+    for keys in groups.values():
+        for start in range(0, len(keys), batch_size):
+            chunk = keys[start : start + batch_size]
+            past = _join([caches.gather([jobs[key].past[i] for key in chunk]) for i in range(len(jobs[chunk[0]].past))])
+            ids = torch.tensor([jobs[key].ids for key in chunk], device=model.device)
+            found, layers = forward_segment(model, ids, past)
+            logits.update(zip(chunk, found, strict=True))
+            if keep:
+                caches.add(chunk, layers)
+    return logits
+
+
+@torch.no_grad()
+def forward_segment(
+    model: Model, ids: Int[Tensor, "batch pos"], past: Layers
+) -> tuple[Float[Tensor, "batch pos vocab"], Layers]:
+    """Run a segment over a cache (an empty list for none); returns its logits and its own part of the cache."""
+    from transformers import DynamicCache
+
+    # Without a config every layer keeps every position: the default cache of a sliding layer drops what has left the
+    # window, and it could not be spliced; the mask still applies the window.
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(past):
+        cache.update(keys, values, layer)
+    before = past[0][0].shape[2] if past else 0
+    positions = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
+    output = model.module(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
+    own = [(layer.keys[:, :, before:], layer.values[:, :, before:]) for layer in cache.layers]
+    return output.logits.float(), own
+
+
+def _join(parts: Sequence[Layers]) -> Layers:
+    """Put caches of consecutive segments behind one another."""
+    if not parts:
+        return []
+    return [
+        (torch.cat([k for k, _ in layers], dim=2), torch.cat([v for _, v in layers], dim=2))
+        for layers in zip(*parts, strict=True)
+    ]
+
+
+@torch.no_grad()
+def plain_logits(model: Model, ids: Sequence[int]) -> Float[Tensor, "pos vocab"]:
+    """The logits of one plain forward pass without any cache: what a splice of a run's own caches must reproduce."""
+    given = torch.tensor([list(ids)], device=model.device)
+    logits: Tensor = model.module(input_ids=given, use_cache=False).logits[0].float()
+    return logits
