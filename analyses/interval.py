@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from typing import Any
+from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import bootstrap
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 RESAMPLES = 999
 CONFIDENCE = 0.95
@@ -33,14 +34,17 @@ def bootstrap_interval(
         means = np.take(values, units, axis=0).mean(axis=-2)
         return np.moveaxis(statistic(means), -1, 0)
 
-    interval = bootstrap(
-        (np.arange(len(values)),),
-        of_units,
-        n_resamples=RESAMPLES,
-        batch=100,
-        vectorized=True,
-        confidence_level=CONFIDENCE,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+    with catch_warnings():
+        # A figure that is the same for every unit has an interval of width 0, which is right.
+        simplefilter("ignore", DegenerateDataWarning)
+        interval = bootstrap(
+            (np.arange(len(values)),),
+            of_units,
+            n_resamples=RESAMPLES,
+            batch=100,
+            vectorized=True,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
     return np.asarray(interval.low), np.asarray(interval.high)

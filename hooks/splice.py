@@ -116,3 +116,19 @@ def plain_logits(model: Model, ids: Sequence[int]) -> Float[Tensor, "pos vocab"]
     given = torch.tensor([list(ids)], device=model.device)
     logits: Tensor = model.module(input_ids=given, use_cache=False).logits[0].float()
     return logits
+
+
+def decode_greedily(
+    model: Model, prefixes: Sequence[tuple[int, ...]], lengths: Sequence[int], *, batch_size: int = 512
+) -> list[tuple[int, ...]]:
+    """The `lengths[i]` most likely tokens after each prefix, one by one."""
+    caches = Caches()
+    jobs: dict[Any, Job] = {i: Job((), prefix) for i, prefix in enumerate(prefixes)}
+    more = max(lengths, default=0) > 1
+    logits = run_jobs(model, jobs, caches, batch_size=batch_size, keep=more)
+    written: dict[int, tuple[int, ...]] = {i: (int(logits[i][-1].argmax()),) for i in jobs}
+    while unfinished := [i for i in jobs if len(written[i]) < lengths[i]]:
+        logits = run_jobs(model, {(i,): Job((i,), written[i]) for i in unfinished}, caches, keep=False)
+        for i in unfinished:
+            written[i] += (int(logits[(i,)][-1].argmax()),)
+    return [written[i] for i in range(len(prefixes))]

@@ -36,6 +36,7 @@ class Copy(Task):
         self.spec = ":".join(filter(None, [self.name, ",".join(changed)]))
         self.inputs = ("value", "token") if self.independent else ("value",)
         self.intermediates = ("v_1",)
+        self.answer_steps = ()
 
     def problem(self, value: int, token: int | None = None) -> Problem:
         """The problem with this value, and this token as its gold chain of thought."""

@@ -106,8 +106,8 @@ class Task(ABC):
     """Input variables, what pairs vary."""
     intermediates: tuple[str, ...]
     """Intermediate variables `v_1..v_k`; the answer is the last."""
-    answer_steps: tuple[int, ...] = ()
-    """Numbers of the gold steps that state the answer: the slots of the onset."""
+    answer_steps: tuple[int, ...] | None = None
+    """Numbers of the gold steps that state the answer: the slots of the onset. None where the task reads no steps."""
 
     @abstractmethod
     def problems(self, n: int, seed: int = 0, split: Split = "test") -> list[Problem]:
@@ -141,11 +141,13 @@ class Task(ABC):
         """The first step whose program reads an input variable; None where the program does not say."""
         return None
 
-    def onset(self, text: str) -> int | None:
-        """The character at which a chain of thought first states the answer, for tasks without slots."""
-        raise InputError(
-            f"task {self.spec!r} names no step that states the answer: give it an `onset(text)` or use target='answer'"
-        )
+    def onset(self, text: str, answer: str) -> tuple[int, int] | None:
+        """The characters of a chain of thought that first state an answer, for tasks that read no steps.
+
+        By default the first match of the whole value; its chance rate is measured before it is used.
+        """
+        match = re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text)
+        return match.span() if match else None
 
     def words(self) -> list[str]:
         """Every word that the task's texts hold, for a word-level tokenizer."""

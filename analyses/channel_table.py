@@ -1,0 +1,250 @@
+"""The saved result of `channels`, and every table that is read from its cells. No torch and no model."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from ..core import Result, check_name
+from .cells import MIXED, TERMS, WIRES, moebius, necessity, shapley, shares, sufficiency, total
+from .interval import bootstrap_interval
+
+OUTCOMES = ("donor's", "recipient's", "implied", "broken")
+SUMMARY = "mean"
+PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
+INTERACTIONS = tuple(cell for cell in range(8) if cell.bit_count() >= 2)
+CONDITIONS = {
+    "a": "in fewer than 90 % of pairs both natural runs end in two different answers that the task can read",
+    "b": "the total effect is too small (lower bound below 1 nat, or below 0.2 in probability)",
+    "c": "a share lies outside [-0.1, 1.1]",
+    "d": "in a mixed cell fewer than 80 % of answers are the donor's, the recipient's or the implied one",
+    "e": "the largest wire is not the same on log-odds and on probability",
+}
+
+
+@dataclass(frozen=True)
+class Estimates:
+    """Every quantity of one set of pairs: labels (outcome, quantity, term), estimates and intervals; and the status."""
+
+    labels: tuple[tuple[str, str, str], ...]
+    estimate: np.ndarray[Any, Any]
+    low: np.ndarray[Any, Any]
+    high: np.ndarray[Any, Any]
+    n: int
+
+    def get(self, outcome: str, quantity: str, bound: str = "estimate") -> np.ndarray[Any, Any]:
+        """The values of one quantity, over its terms."""
+        chosen = [i for i, label in enumerate(self.labels) if label[:2] == (outcome, quantity)]
+        return np.asarray(getattr(self, bound)[chosen])
+
+
+@dataclass(frozen=True, eq=False)
+class Channels(Result):
+    """The eight cells of every pair, in both directions (0: recipient to donor, 1: the other way round).
+
+    log_p: natural-log probability of the donor's, the recipient's and a third answer; outcome: index into `OUTCOMES` of
+    the greedy answer; program: +1 where the reference program implies the donor's answer, -1 the recipient's, 0 another,
+    NaN none; agrees: whether the greedy answer is the implied one (also with implied values permuted over pairs);
+    log_p_boundary: the cells again with the opening text counted with the CoT, NaN if that was not measured.
+    """
+
+    kind: ClassVar[str] = "channels"
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "variable": ("pair",),
+        "cots_differ": ("pair",),
+        "log_p": ("pair", "direction", "cell", "candidate"),
+        "outcome": ("pair", "direction", "cell"),
+        "program": ("pair", "direction", "cell"),
+        "agrees": ("pair", "direction", "cell"),
+        "agrees_shuffled": ("pair", "direction", "cell"),
+        "entropy": ("pair", "direction", "cell"),
+        "log_p_boundary": ("pair", "direction", "cell", "candidate"),
+    }
+
+    variable: np.ndarray[Any, Any]
+    cots_differ: np.ndarray[Any, Any]
+    log_p: np.ndarray[Any, Any]
+    outcome: np.ndarray[Any, Any]
+    program: np.ndarray[Any, Any]
+    agrees: np.ndarray[Any, Any]
+    agrees_shuffled: np.ndarray[Any, Any]
+    entropy: np.ndarray[Any, Any]
+    log_p_boundary: np.ndarray[Any, Any]
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """The varied variables."""
+        return tuple(self.coords["variable"])
+
+    @property
+    def early(self) -> tuple[str, ...]:
+        """The variables that the program uses before the step at which the target is computed: what `mean` is over.
+
+        The others are listed apart: their direct share is not latent, since no text before the target could carry them.
+        """
+        facts = self.manifest.circumstance
+        last = facts["last_step"]
+        used = facts["first_use"]
+        return tuple(v for v in self.variables if last is None or used[v] is None or used[v] < last)
+
+    def select(self, variable: str) -> np.ndarray[Any, Any]:
+        """Which pairs vary a variable ("mean": any variable used before the last step)."""
+        check_name("variable", variable, [*self.variables, SUMMARY])
+        names = self.early if variable == SUMMARY else (variable,)
+        return np.isin(self.variable, [self.variables.index(name) for name in names])
+
+    @cached_property
+    def _cache(self) -> dict[tuple[str, bool], Estimates]:
+        return {}
+
+    def estimates(self, variable: str, differing: bool = False) -> Estimates:
+        """All quantities for a variable; `differing` keeps only pairs whose CoTs differ before the target."""
+        if (variable, differing) not in self._cache:
+            rows = self.select(variable) & (self.cots_differ if differing else True)
+            self._cache[variable, differing] = self._estimate(rows)
+        return self._cache[variable, differing]
+
+    def _estimate(self, rows: np.ndarray[Any, Any]) -> Estimates:
+        log_p = self.log_p[rows]
+        parts = [log_p[..., 0] - log_p[..., 1], *np.moveaxis(np.exp(log_p), -1, 0)]
+        parts += [(self.outcome[rows] == code).astype(float) for code in range(len(OUTCOMES))]
+        parts += [self.log_p_boundary[rows][..., 0] - self.log_p_boundary[rows][..., 1], self.program[rows]]
+        values = np.concatenate([part.mean(axis=1) for part in parts], axis=-1)  # [pair, part * cell]
+        n = len(values)
+        means = values.mean(axis=0) if n else np.full(values.shape[1], np.nan)
+        low, high = bootstrap_interval(values, _quantities)
+        return Estimates(tuple(_labels()), _quantities(means), low, high, n)
+
+    def status(self, variable: str = SUMMARY) -> str:
+        """ "ok", "joint", "withheld: b, d", or "not available to tokens" where no pair's CoTs differ."""
+        failed = set(self._failed(variable))
+        if variable == SUMMARY:
+            failed |= {letter for name in self.early for letter in self._failed(name)}
+        if failed:
+            return "withheld: " + ", ".join(sorted(failed))
+        found = self.estimates(variable)
+        bar = JOINT * found.get("p(donor's)", "total")
+        low, high = found.get("p(donor's)", "interaction", "low"), found.get("p(donor's)", "interaction", "high")
+        if (low > bar).any() or (high < -bar).any():
+            return "joint"
+        return "ok" if self.cots_differ[self.select(variable)].any() else "not available to tokens"
+
+    def _failed(self, variable: str) -> Iterator[str]:
+        """The letters of the conditions that are not met."""
+        facts, found = self.manifest.circumstance, self.estimates(variable)
+        names = self.early if variable == SUMMARY else (variable,)
+        natural = self.outcome[self.select(variable)]
+        kept = (natural[..., 0] == OUTCOMES.index("recipient's")) & (natural[..., -1] == OUTCOMES.index("donor's"))
+        ended = sum(facts["ended"][name] for name in names) / max(1, sum(facts["asked"][name] for name in names))
+        if not found.n or ended < PAIRS_ENDED or kept.mean() < PAIRS_ENDED:
+            yield "a"
+        if not found.n:
+            return
+        strong = found.get("log-odds", "total", "low") >= TOTAL_NATS
+        if not (strong & (found.get("p(donor's)", "total", "low") >= TOTAL_P)).all():
+            yield "b"
+        split = found.get("log-odds", "share")
+        if not ((split >= -SHARE_RANGE) & (split <= 1 + SHARE_RANGE)).all():
+            yield "c"
+        if not (found.get("read", "cell", "high")[list(MIXED)] >= MIXED_READ).all():
+            yield "d"
+        other = found.get("p(donor's)", "share")
+        # Wires that tie within 0.05 count as equally large.
+        if other[np.argmax(split)] < other.max() - TIE and split[np.argmax(other)] < split.max() - TIE:
+            yield "e"
+
+    def shares(self, variable: str = SUMMARY) -> np.ndarray[Any, Any]:
+        """Shares of direct, relay and tokens on log-odds; NaN where they are withheld."""
+        found = self.estimates(variable).get("log-odds", "share")
+        return np.full(3, np.nan) if self.status(variable).startswith("withheld") else found
+
+    def frame(self) -> pd.DataFrame:
+        """Every quantity: variable ("mean": the summary), target, outcome, quantity, term, estimate, low, high, n, status.
+
+        A withheld share is NaN; the cells stay.
+        """
+        rows: list[dict[str, Any]] = []
+        target = self.manifest.identity["target"]
+        names = [*self.variables, SUMMARY] if self.early else list(self.variables)
+        for variable in names:
+            found, status = self.estimates(variable), self.status(variable)
+            fixed = {"variable": variable, "target": target, "status": status, "n": found.n}
+            for (outcome, quantity, term), *numbers in zip(
+                found.labels, found.estimate, found.low, found.high, strict=True
+            ):
+                hidden = quantity == "share" and outcome in {"log-odds", "p(donor's)"} and status.startswith("withheld")
+                values = [np.nan] * 3 if hidden else [float(number) for number in numbers]
+                values = dict(zip(("estimate", "low", "high"), values, strict=True))
+                rows.append({**fixed, "outcome": outcome, "quantity": quantity, "term": term, **values})
+            rows += [{**fixed, **row} for row in self._plain_rows(variable, status)]
+        order = ["variable", "target", "outcome", "quantity", "term", "estimate", "low", "high", "n", "status"]
+        return pd.DataFrame(rows)[order]
+
+    def _plain_rows(self, variable: str, status: str) -> Iterator[dict[str, Any]]:
+        """Rates without an interval: agreement with the program, P(CoTs differ), the share where they do."""
+        rows = self.select(variable)
+        for name, array in (("agrees", self.agrees), ("agrees, permuted", self.agrees_shuffled)):
+            kept = array[rows]
+            known = ~np.isnan(kept)
+            rates = np.where(known, kept, 0).sum((0, 1)) / np.where(known.sum((0, 1)), known.sum((0, 1)), np.nan)
+            for term, rate in zip(TERMS, rates, strict=True):
+                yield {"outcome": name, "quantity": "cell", "term": term, "estimate": float(rate)}
+        for term, entropy in zip(TERMS, self.entropy[rows].mean((0, 1)), strict=True):
+            yield {"outcome": "entropy", "quantity": "cell", "term": term, "estimate": float(entropy)}
+        differ = float(self.cots_differ[rows].mean())
+        yield {"outcome": "CoTs differ", "quantity": "rate", "term": "tokens", "estimate": differ}
+        if differ and not status.startswith("withheld"):
+            within = self.estimates(variable, differing=True)
+            numbers = {b: float(within.get("log-odds", "share", b)[2]) for b in ("estimate", "low", "high")}
+            yield {"outcome": "log-odds, CoTs differ", "quantity": "share", "term": "tokens", **numbers, "n": within.n}
+
+    def table(self) -> pd.DataFrame:
+        """A row a variable: shares with intervals, the shares that the program predicts for a chain, status, pairs."""
+        rows = []
+        for variable in [*self.variables, *([SUMMARY] if self.early else [])]:
+            found, status = self.estimates(variable), self.status(variable)
+            hidden = status.startswith("withheld")
+            row: dict[str, Any] = {"variable": variable}
+            for i, wire in enumerate(WIRES):
+                value, low, high = (found.get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
+                row[wire] = "-" if hidden else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+            chain = found.get("program: chain", "share")
+            row["a chain gives"] = "-" if np.isnan(chain).any() else " / ".join(f"{abs(share):.2f}" for share in chain)
+            row["one pass gives"] = "1.00 / 0.00 / 0.00"
+            row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
+            rows.append({**row, "CoTs differ": self.cots_differ[self.select(variable)].mean(), "n": found.n, "status": status})
+        return pd.DataFrame(rows)
+
+
+_PARTS = ("log-odds", "p(donor's)", "p(recipient's)", "p(third)", *OUTCOMES, "boundary", "program")
+
+
+def _labels() -> Iterator[tuple[str, str, str]]:
+    for outcome in ("log-odds", "p(donor's)"):
+        yield from ((outcome, "cell", term) for term in TERMS)
+        yield outcome, "total", TERMS[-1]
+        yield from ((outcome, quantity, wire) for quantity in ("shapley", "share") for wire in WIRES)
+        yield from ((outcome, "interaction", TERMS[cell]) for cell in INTERACTIONS)
+        yield from ((outcome, quantity, wire) for quantity in ("sufficiency", "necessity") for wire in WIRES)
+    for outcome in ("p(recipient's)", "p(third)", *(f"greedy: {name}" for name in OUTCOMES), "read"):
+        yield from ((outcome, "cell", term) for term in TERMS)
+    yield "null: third answer, p", "total", TERMS[-1]
+    yield from (("open with the CoT", "share", wire) for wire in WIRES)
+    yield from (("program: chain", "share", wire) for wire in WIRES)
+
+
+def _quantities(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """All quantities in the order of `_labels` from means `[..., part * cell]`."""
+    part = dict(zip(_PARTS, np.split(means, len(_PARTS), axis=-1), strict=True))
+    found = []
+    for outcome in ("log-odds", "p(donor's)"):
+        v = part[outcome]
+        found += [v, total(v)[..., None], shapley(v), shares(v)]
+        found += [moebius(v)[..., list(INTERACTIONS)], sufficiency(v), necessity(v)]
+    found += [part["p(recipient's)"], part["p(third)"], *(part[name] for name in OUTCOMES)]
+    found += [part["donor's"] + part["recipient's"] + part["implied"]]
+    found += [total(part["p(third)"])[..., None], shares(part["boundary"]), shares(part["program"])]
+    return np.concatenate(found, axis=-1)

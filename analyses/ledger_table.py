@@ -1,0 +1,115 @@
+"""The saved result of `ledger`, and what is read from it. No torch and no model."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from ..core import Result
+from .interval import bootstrap_interval
+
+EDGE = 0.5  # a text-to-text edge counts in a path if the lower bound of its load is above this
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger(Result):
+    """For every target and source, per problem: what the target became when the source alone was swapped.
+
+    load: 1 where the output is what the swapped source implies; keep: 1 where it is unchanged; broken: 1 where it is
+    neither. NaN where the pair says nothing (the implied value is the unswapped output). `copy_edge` marks targets that
+    state the same variable as their source.
+    """
+
+    kind: ClassVar[str] = "ledger"
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "load": ("target", "source", "problem"),
+        "keep": ("target", "source", "problem"),
+        "broken": ("target", "source", "problem"),
+        "copy_edge": ("target", "source"),
+    }
+
+    load: np.ndarray[Any, Any]
+    keep: np.ndarray[Any, Any]
+    broken: np.ndarray[Any, Any]
+    copy_edge: np.ndarray[Any, Any]
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Steps and the answer."""
+        return tuple(self.coords["target"])
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Input variables and steps."""
+        return tuple(self.coords["source"])
+
+    def rate(self, quantity: str, target: str, source: str) -> tuple[float, float, float, int]:
+        """Estimate, lower and upper bound, number of scorable pairs, of "load", "keep" or "broken"."""
+        hits = getattr(self, quantity)[self.targets.index(target), self.sources.index(source)]
+        hits = hits[~np.isnan(hits)]
+        if not len(hits):
+            return math.nan, math.nan, math.nan, 0
+        low, high = bootstrap_interval(hits[:, None], lambda means: means)
+        return float(hits.mean()), float(low[0]), float(high[0]), len(hits)
+
+    @cached_property
+    def _frame(self) -> pd.DataFrame:
+        rows = []
+        for t, target in enumerate(self.targets):
+            for s, source in enumerate(self.sources):
+                if not np.isnan(self.load[t, s]).all():
+                    for quantity in ("load", "keep", "broken"):
+                        values = dict(zip(("estimate", "low", "high", "n"), self.rate(quantity, target, source), strict=True))
+                        edge = {"target": target, "source": source, "copy": bool(self.copy_edge[t, s])}
+                        rows.append({**edge, "quantity": quantity, **values})
+        return pd.DataFrame(rows, columns=["target", "source", "copy", "quantity", "estimate", "low", "high", "n"])
+
+    def frame(self) -> pd.DataFrame:
+        """A row an edge and quantity; edges without scorable pairs are left out (blank, not 0)."""
+        return self._frame.copy()
+
+    @property
+    def step_edges(self) -> list[tuple[str, str]]:
+        """Edges from each step to the next target (the answer follows the last step), copies left out."""
+        steps = [name for name in self.targets if name != "answer"]
+        chain = [*steps, "answer"] if "answer" in self.targets else steps
+        return [
+            (target, source)
+            for source, target in zip(chain, chain[1:], strict=False)
+            if source in self.sources and not self.copy_edge[self.targets.index(target), self.sources.index(source)]
+        ]
+
+    def serial_share(self) -> tuple[float, float, float]:
+        """Mean over k >= 2 of load(k <- k-1), copies left out, with its interval; NaN where no step can be swapped."""
+        hits = [self.load[self.targets.index(t), self.sources.index(s)] for t, s in self.step_edges]
+        hits = [edge for edge in hits if not np.isnan(edge).all()]
+        if not hits:
+            return math.nan, math.nan, math.nan
+        known = ~np.isnan(np.stack(hits, axis=1))  # [problem, edge]
+        values = np.concatenate([np.nan_to_num(np.stack(hits, axis=1)), known], axis=1)
+
+        def mean_load(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+            hit, seen = np.split(means, 2, axis=-1)
+            return np.asarray((hit / np.where(seen > 0, seen, np.nan)).mean(axis=-1, keepdims=True))
+
+        low, high = bootstrap_interval(values, mean_load)
+        return float(mean_load(values.mean(axis=0))[0]), float(low[0]), float(high[0])
+
+    def depth(self) -> int | None:
+        """Token-mediated depth: the longest path of text-to-text edges whose load has a lower bound above 0.5.
+
+        Copies are left out. None where the chain of thought holds no step that the task reads.
+        """
+        steps = [name for name in self.sources if name.startswith("step.")]
+        if not steps:
+            return None
+        strong = self._frame.query("quantity == 'load' and low > @EDGE and not copy", local_dict={"EDGE": EDGE})
+        edges = {(row.source, row.target) for row in strong.itertuples() if row.source in steps}
+        longest = dict.fromkeys([*steps, "answer"], 0)
+        for target in (*steps, "answer"):
+            longest[target] = max([longest[s] + 1 for s in steps if (s, target) in edges], default=0)
+        return max(longest.values())
