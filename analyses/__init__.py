@@ -3,7 +3,11 @@
 from ..core import load_result as load
 from .channel_table import Channels
 from .channels import channels
+from .decodability import decodability
+from .decodability_table import Decodability
 from .ledger import ledger
 from .ledger_table import Ledger
+from .patch import patch
+from .patch_table import PatchMap
 
-__all__ = ["Channels", "Ledger", "channels", "ledger", "load"]
+__all__ = ["Channels", "Decodability", "Ledger", "PatchMap", "channels", "decodability", "ledger", "load", "patch"]

@@ -4,10 +4,13 @@ from .card import Card
 from .format import MODES, Format, Mode
 from .load import load, organism_names
 from .model import Model
+from .record import Activations, record
 from .runs import Run, Runs, generate, replay, replay_gold
+from .spans import resolve
 
 __all__ = [
     "MODES",
+    "Activations",
     "Card",
     "Format",
     "Mode",
@@ -17,6 +20,8 @@ __all__ = [
     "generate",
     "load",
     "organism_names",
+    "record",
     "replay",
     "replay_gold",
+    "resolve",
 ]

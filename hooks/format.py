@@ -72,8 +72,8 @@ def tokenize(
 ) -> Segment:
     """Tokenize the pieces' text in one go, and map every piece to its tokens.
 
-    A token belongs to the piece that holds its characters, spaces at its ends left out. `outer` names spans made of the
-    first n pieces. Raises InputError where a token straddles two pieces of which one is named (it names both), and
+    A token belongs to the piece that holds its characters, spaces at its ends left out. `outer` names spans from the
+    start to the n-th piece. Raises InputError where a token straddles two pieces of which one is named (it names both), and
     where a token is outside the vocabulary.
     """
     text = "".join(piece.text for piece in pieces)
@@ -90,13 +90,14 @@ def tokenize(
             raise InputError(
                 f"{text[start:end]!r} is outside the tokenizer's vocabulary (in {text!r}): use a task whose words it knows"
             )
-        owners.append(_owner(text, start, end, pieces, edges) if end > start else max(owners, default=0))
+        # A special token that the tokenizer adds has no characters: it belongs to no piece, only to the span around it.
+        owners.append(_owner(text, start, end, pieces, edges) if end > start else -1)
     spans: Spans = {}
     for index, piece in enumerate(pieces):
         if piece.name is not None:
             spans[piece.name] = _extent(owners, index, index + 1, piece.name)
     for name, count in (outer or {}).items():
-        spans[name] = _extent(owners, 0, count, name)
+        spans[name] = (0, _extent(owners, 0, count, name)[1])
     return Segment(ids, spans)
 
 

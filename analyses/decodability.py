@@ -1,0 +1,187 @@
+"""Decodability: what a linear probe reads, where, in bits, in the answer-only and in the CoT run."""
+
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..core import InputError, Manifest
+from ..hooks import MODES, Mode, Model, generate, record
+from ..probes import RidgeProbe, group_folds, null_log_p, v_information
+from ..probes.ridge import Factors
+from ..tasks import Problem
+from .decodability_table import Decodability
+
+SITE = "resid_post"
+Features = dict[tuple[str, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+
+
+def decodability(
+    model: Model,
+    problems: Sequence[Problem],
+    *,
+    variables: Sequence[str] | None = None,
+    folds: int = 5,
+    shuffles: int = 20,
+    seed: int = 0,
+    progress: bool = False,
+) -> Decodability:
+    """Fit a linear probe for the answer and each partial sum at every layer and position, out of fold, in bits.
+
+    Positions: `prompt[-1]`, `open[-1]` and `cue[-1]` in both runs, and the end of every step in the CoT run; site:
+    `resid_post`. Folds are grouped by problem. The bits of a place are I_V(h -> y) = H_V(y) - H_V(y | h) for the ridge
+    probe's family (`loadbearing.probes`). The forward-pass bits are those of the answer-only run at the position and
+    layer that has the lowest leave-one-out loss *inside* each training fold, and stand beside one-pass accuracy.
+
+    Raises InputError for a variable that the problems do not have, or for fewer problems than folds.
+
+    >>> from loadbearing.hooks import load
+    >>> model = load("organism:sft")
+    >>> found = decodability(model, model.task.problems(200), shuffles=2)
+    >>> bool(found.curve().query("position == 'step.3[-1]'")["bits"].iloc[0] > 3.0)
+    True
+    """
+    began = time.perf_counter()
+    task = problems[0].task
+    names = tuple(variables if variables is not None else task.intermediates)
+    unknown = [name for name in names if any(name not in problem.values for problem in problems)]
+    if unknown or not names:
+        raise InputError(f"variables {unknown or list(names)}: the problems have {', '.join(problems[0].values)}")
+    features: Features = {}
+    correct = np.full((len(MODES), len(problems)), np.nan)
+    for m, mode in enumerate(MODES):
+        if model.supports(mode):
+            found, right = _features(model, problems, mode, progress)
+            features |= found
+            correct[m] = right
+    places = list(dict.fromkeys(place for place, _ in features))
+    labels = {name: np.array([problem.values[name] for problem in problems]) for name in names}
+    fold = group_folds(np.array([problem.key for problem in problems]), folds, seed)
+    shape = (len(places), model.n_layers, len(names), len(problems))
+    bits, null = np.full(shape, np.nan), np.zeros((len(names), len(problems)))
+    inner = np.full((folds, *shape[:3]), np.inf)
+    for v, name in enumerate(names):
+        for f in range(folds):
+            test = fold == f
+            null[v, test] = -null_log_p(labels[name][~test], labels[name][test])
+    cells = [(p, layer) for p in range(len(places)) for layer in range(model.n_layers)]
+    for p, layer in tqdm(cells, desc="probes", disable=not progress, leave=False):
+        X, who = features[places[p], layer]
+        for f in range(folds):
+            _fit_cell(X, who, fold == f, labels, null, bits[p, layer], inner[f, p, layer])
+    chosen, best = _choose(bits, inner, fold, places)
+    shuffled = np.full((len(names), shuffles if best else 0), np.nan)
+    rng = np.random.default_rng(seed)
+    for v, name in enumerate(names):
+        for s in range(shuffled.shape[1]):
+            shuffled[v, s] = _shuffled_bits(*features[places[best[v][0]], best[v][1]], fold, labels[name], rng)
+    coords = {
+        "place": tuple(places),
+        "layer": tuple(range(model.n_layers)),
+        "variable": names,
+        "mode": MODES,
+        "problem": tuple(problem.key for problem in problems),
+    }
+    circumstance = {
+        "seed": seed,
+        "folds": folds,
+        "chosen": {name: [places[best[v][0]], best[v][1]] if best else None for v, name in enumerate(names)},
+        "seconds": round(time.perf_counter() - began, 3),
+        "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers", "scikit-learn")},
+    }
+    identity = {**model.identity(), "task": task.spec, "site": SITE, "probe": "ridge"}
+    return Decodability(
+        coords=coords,
+        manifest=Manifest(identity, circumstance),
+        bits=bits,
+        chosen=chosen,
+        null=null / np.log(2),
+        shuffled=shuffled,
+        correct=correct,
+    )
+
+
+def _features(
+    model: Model, problems: Sequence[Problem], mode: Mode, progress: bool
+) -> tuple[Features, np.ndarray[Any, Any]]:
+    """Features and problem numbers by (place, layer), and which answers are right."""
+    runs = generate(model, problems, mode, progress=progress)
+    named = ["prompt[-1]", *(["open[-1]"] if all("open" in run.spans for run in runs) else [])]
+    positions = [*named, *(["step.*[-1]"] if mode == "cot" else []), "cue[-1]"]
+    acts = record(model, runs, [SITE], positions, progress=progress)
+    found: Features = {}
+    for label in acts.rows["position"].unique().tolist():
+        for layer in acts.layers:
+            values, rows = acts.select(SITE, layer, label)
+            found[f"{mode} {label}", layer] = values.double().numpy(), rows["run"].to_numpy()
+    order = {f"{mode} {name}": i for i, name in enumerate(["prompt[-1]", "open[-1]"])}
+    last = f"{mode} cue[-1]"
+    ordered = sorted(found, key=lambda key: (order.get(key[0], 2 if key[0] != last else 3), key))
+    return {key: found[key] for key in ordered}, np.array([float(run.correct) for run in runs])
+
+
+def _fit_cell(
+    X: np.ndarray[Any, Any],
+    who: np.ndarray[Any, Any],
+    test: np.ndarray[Any, Any],
+    labels: dict[str, np.ndarray[Any, Any]],
+    null: np.ndarray[Any, Any],
+    bits: np.ndarray[Any, Any],
+    inner: np.ndarray[Any, Any],
+) -> None:
+    """Fit one place and layer on a training fold for every variable, sharing the factorisation; fill in the bits."""
+    out = test[who]
+    if out.all() or not out.any():
+        return
+    factors = Factors.of(X[~out])
+    for v, y in enumerate(labels.values()):
+        probe = RidgeProbe().fit(X[~out], y[who[~out]], factors)
+        bits[v, who[out]] = v_information(_log_p(probe, X[out], y[who[out]]), -null[v, who[out]])
+        inner[v] = probe.loo_log_loss_
+
+
+def _log_p(probe: RidgeProbe, X: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Log probability of the labels; a class that the training fold lacks is as unlikely as the least likely one."""
+    table = probe.predict_log_proba(X)
+    at = np.searchsorted(probe.classes_, y).clip(max=len(probe.classes_) - 1)
+    known = probe.classes_[at] == y
+    return np.where(known, table[np.arange(len(y)), at], table.min(axis=1))
+
+
+def _choose(
+    bits: np.ndarray[Any, Any], inner: np.ndarray[Any, Any], fold: np.ndarray[Any, Any], places: Sequence[str]
+) -> tuple[np.ndarray[Any, Any], list[tuple[int, int]]]:
+    """Bits at the answer-only place that each training fold chose, and the place chosen most often, per variable."""
+    allowed = [p for p, place in enumerate(places) if place.startswith("answer-only")]
+    n_variables = bits.shape[2]
+    chosen = np.full((n_variables, bits.shape[3]), np.nan)
+    best: list[tuple[int, int]] = []
+    for v in range(n_variables if allowed else 0):
+        picks = []
+        for f in range(len(inner)):
+            losses = inner[f, allowed, :, v]
+            at, layer = np.unravel_index(int(losses.argmin()), losses.shape)
+            picks.append((allowed[int(at)], int(layer)))
+            chosen[v, fold == f] = bits[picks[-1][0], picks[-1][1], v, fold == f]
+        best.append(max(picks, key=picks.count))
+    return chosen, best
+
+
+def _shuffled_bits(
+    X: np.ndarray[Any, Any],
+    who: np.ndarray[Any, Any],
+    fold: np.ndarray[Any, Any],
+    y: np.ndarray[Any, Any],
+    rng: np.random.Generator,
+) -> float:
+    """Mean out-of-fold bits with permuted labels: what the fit finds where there is nothing."""
+    labels = {"shuffled": rng.permutation(y)}
+    null, bits = np.zeros((1, len(y))), np.full((1, len(y)), np.nan)
+    for f in np.unique(fold):
+        test = fold == f
+        null[0, test] = -null_log_p(labels["shuffled"][~test], labels["shuffled"][test])
+        _fit_cell(X, who, test, labels, null, bits, np.zeros(1))
+    return float(np.nanmean(bits))
