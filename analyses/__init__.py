@@ -1,7 +1,7 @@
 """One question a module: a model and problems in, a frozen result out."""
 
 from ..core import load_result as load
-from .channel_table import Channels
+from .channel_table import CONDITIONS, Channels
 from .channels import channels
 from .decodability import decodability
 from .decodability_table import Decodability
@@ -10,4 +10,15 @@ from .ledger_table import Ledger
 from .patch import patch
 from .patch_table import PatchMap
 
-__all__ = ["Channels", "Decodability", "Ledger", "PatchMap", "channels", "decodability", "ledger", "load", "patch"]
+__all__ = [
+    "CONDITIONS",
+    "Channels",
+    "Decodability",
+    "Ledger",
+    "PatchMap",
+    "channels",
+    "decodability",
+    "ledger",
+    "load",
+    "patch",
+]

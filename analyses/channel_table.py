@@ -46,7 +46,8 @@ class Channels(Result):
     """The eight cells of every pair, in both directions (0: recipient to donor, 1: the other way round).
 
     log_p: natural-log probability of the donor's, the recipient's and a third answer; outcome: index into `OUTCOMES` of
-    the greedy answer; program: +1 where the reference program implies the donor's answer, -1 the recipient's, 0 another,
+    the greedy answer; program: +1 where the reference program implies the donor's answer, -1 the recipient's, 0
+    another,
     NaN none; agrees: whether the greedy answer is the implied one (also with implied values permuted over pairs);
     log_p_boundary: the cells again with the opening text counted with the CoT, NaN if that was not measured.
     """
@@ -162,7 +163,8 @@ class Channels(Result):
         return np.full(3, np.nan) if self.status(variable).startswith("withheld") else found
 
     def frame(self) -> pd.DataFrame:
-        """Every quantity: variable ("mean": the summary), target, outcome, quantity, term, estimate, low, high, n, status.
+        """Every quantity: variable ("mean": the summary), target, outcome, quantity, term, estimate, low, high, n,
+        status.
 
         A withheld share is NaN; the cells stay.
         """
@@ -176,8 +178,8 @@ class Channels(Result):
                 found.labels, found.estimate, found.low, found.high, strict=True
             ):
                 hidden = quantity == "share" and outcome in {"log-odds", "p(donor's)"} and status.startswith("withheld")
-                values = [np.nan] * 3 if hidden else [float(number) for number in numbers]
-                values = dict(zip(("estimate", "low", "high"), values, strict=True))
+                shown = [np.nan] * 3 if hidden else [float(number) for number in numbers]
+                values = dict(zip(("estimate", "low", "high"), shown, strict=True))
                 rows.append({**fixed, "outcome": outcome, "quantity": quantity, "term": term, **values})
             rows += [{**fixed, **row} for row in self._plain_rows(variable, status)]
         order = ["variable", "target", "outcome", "quantity", "term", "estimate", "low", "high", "n", "status"]
@@ -215,7 +217,9 @@ class Channels(Result):
             row["a chain gives"] = "-" if np.isnan(chain).any() else " / ".join(f"{abs(share):.2f}" for share in chain)
             row["one pass gives"] = "1.00 / 0.00 / 0.00"
             row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
-            rows.append({**row, "CoTs differ": self.cots_differ[self.select(variable)].mean(), "n": found.n, "status": status})
+            rows.append(
+                {**row, "CoTs differ": self.cots_differ[self.select(variable)].mean(), "n": found.n, "status": status}
+            )
         return pd.DataFrame(rows)
 
 

@@ -10,14 +10,17 @@ import numpy as np
 from ..core import InputError, Manifest
 from ..hooks import Model, Run, Runs
 from ..hooks.gates import Gate, enforce, judge
-from ..tasks import Pair, Pairs
+from ..tasks import Pair, Pairs, Target
 from .cells import N_CELLS
 from .channel_table import OUTCOMES, Channels
 from .eight import Scores, eight_cells, plain_log_p
 from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
 GATE_PAIRS = 4
-ADVICE = 'Try load(..., dtype="float32", attention="eager"); a model whose state is not all in its key/value cache cannot be spliced.'
+ADVICE = (
+    'Try load(..., dtype="float32", attention="eager"); a model whose state is not all in its key/value cache cannot be '
+    "spliced."
+)
 Cut = tuple[Pair, Aim, Aim]
 
 
@@ -87,7 +90,12 @@ def channels(
         "seconds": round(time.perf_counter() - began, 3),
         "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
     }
-    identity = {**model.identity(), "task": task.spec, "target": target, "cot": cot if isinstance(cot, str) else "given"}
+    identity = {
+        **model.identity(),
+        "task": task.spec,
+        "target": target,
+        "cot": cot if isinstance(cot, str) else "given",
+    }
     return Channels(
         coords={"variable": names, "cell": tuple(range(N_CELLS)), "outcome": OUTCOMES},
         manifest=Manifest(identity, circumstance),
@@ -119,7 +127,9 @@ def _cut_pairs(
         else:
             cuts.append((pair, first, second))
     if not cuts and any("no CoT before the onset" in told for told in reasons.values()):
-        raise InputError("no CoT before the onset: the answer stands at the first token, relay and tokens have no position")
+        raise InputError(
+            "no CoT before the onset: the answer stands at the first token, relay and tokens have no position"
+        )
     return cuts, {name: count_reasons(told) for name, told in reasons.items() if told}, asked, ended
 
 
@@ -133,13 +143,14 @@ def _check(pair: Pair, one: Run, other: Run) -> None:
     lengths = [run.spans["open" if "open" in run.spans else "prompt"][1] for run in (one, other)]
     if lengths[0] != lengths[1]:
         raise InputError(
-            f"the prompts of the pair {pair.recipient.key!r} / {pair.donor.key!r} have {lengths[0]} and {lengths[1]} tokens: "
-            "wires can only be exchanged between prompts of equal length; choose partners of equal token count"
+            f"the prompts of the pair {pair.recipient.key!r} / {pair.donor.key!r} have {lengths[0]} and "
+            f"{lengths[1]} tokens: wires can only be exchanged between prompts of equal length; choose partners of equal token count"
         )
 
 
 def _third_answers(cuts: Sequence[Cut], seed: int) -> list[tuple[int, ...]]:
-    """For each pair the answer tokens of another pair's problem that differ from both (its own, where there is none)."""
+    """For each pair the answer tokens of another pair's problem that differ from both (its own, where there is
+    none)."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(cuts))
     thirds = []
@@ -201,7 +212,9 @@ def _arrays(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Rows [pair, direction, cell]: direction 0 is recipient to donor, 1 the same cells read the other way round."""
     rng = np.random.default_rng(seed)
-    greedy = np.array([[cuts[0][0].recipient.task.parse_answer(text) for text in row] for row in scores.greedy], dtype=object)
+    greedy = np.array(
+        [[cuts[0][0].recipient.task.parse_answer(text) for text in row] for row in scores.greedy], dtype=object
+    )
     implied = np.array([[_implied(row, cell, onset) for cell in range(N_CELLS)] for row in cuts], dtype=object)
     shuffled = implied[rng.permutation(len(cuts))]
     values = np.array([[one.value, other.value] for _, one, other in cuts], dtype=object)
@@ -241,7 +254,7 @@ def _implied(row: Cut, cell: int, onset: Onset) -> str | None:
     pair, one, other = row
     problem = (pair.recipient, pair.donor)[cell & 1]
     written = (one, other)[cell >> 2 & 1].written
-    target = onset.slot if isinstance(onset.slot, int) else "answer"
+    target: Target = onset.slot if isinstance(onset.slot, int) else "answer"
     if not written and target != 1:
         return None
     return problem.task.program(problem, written, target)

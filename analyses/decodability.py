@@ -148,7 +148,7 @@ def _log_p(probe: RidgeProbe, X: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) 
     table = probe.predict_log_proba(X)
     at = np.searchsorted(probe.classes_, y).clip(max=len(probe.classes_) - 1)
     known = probe.classes_[at] == y
-    return np.where(known, table[np.arange(len(y)), at], table.min(axis=1))
+    return np.asarray(np.where(known, table[np.arange(len(y)), at], table.min(axis=1)))
 
 
 def _choose(

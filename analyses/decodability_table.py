@@ -46,7 +46,7 @@ class Decodability(Result):
 
     @property
     def places(self) -> tuple[str, ...]:
-        """"MODE POSITION", in the order of the run."""
+        """ "MODE POSITION", in the order of the run."""
         return tuple(self.coords["place"])
 
     def accuracy(self, mode: str) -> float:

@@ -129,11 +129,9 @@ def _log_probabilities(
 def _greedy(
     model: Model, readers: dict[Key, Job], first: dict[Key, Any], lengths: dict[Any, int], caches: Caches
 ) -> dict[Key, str]:
-    written = {key: (int(first[key].argmax()),) for key in readers}
+    written: dict[Key, tuple[int, ...]] = {key: (int(first[key].argmax()),) for key in readers}
     for length in range(1, max(lengths.values())):
-        jobs = {
-            key: Job((*job.past, key), written[key]) for key, job in readers.items() if lengths[key[0]] > length
-        }
+        jobs = {key: Job((*job.past, key), written[key]) for key, job in readers.items() if lengths[key[0]] > length}
         for key, logits in run_jobs(model, jobs, caches, keep=False).items():
             written[key] += (int(logits[-1].argmax()),)
     return {key: decode(model.tokenizer, ids) for key, ids in written.items()}

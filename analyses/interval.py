@@ -27,7 +27,9 @@ def bootstrap_interval(
     True
     """
     if len(values) < 2:
-        nothing = np.full(np.shape(statistic(values.mean(0) if len(values) else np.full(values.shape[1], np.nan))), np.nan)
+        nothing = np.full(
+            np.shape(statistic(values.mean(0) if len(values) else np.full(values.shape[1], np.nan))), np.nan
+        )
         return nothing, nothing
 
     def of_units(units: Any, axis: int = -1) -> Any:

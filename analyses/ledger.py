@@ -32,9 +32,10 @@ def ledger(
 ) -> Ledger:
     """Swap each input variable and each written step alone, from another problem, and decode every later target.
 
-    The program gives one rule a source: what the target is when it is computed from the source and the variables that the
-    source does not hold already (a step), or all from the prompt (a variable). An edge is a direct effect with the later
-    text held, not a part of a whole: rows need not add up to 1.
+    The program gives one rule a source: what the target is when it is computed from the source and the variables
+    that the
+    source does not hold already (a step), or all from the prompt (a variable). An edge is a direct effect with the
+    later text held, not a part of a whole: rows need not add up to 1.
 
     Raises InputError where the task has no reference program or no run can be read; GateError where decoding the
     unswapped runs again does not give their own text.
@@ -54,10 +55,14 @@ def ledger(
         raise InputError(f"task {task.spec!r} has no reference program: the ledger is scored by one")
     targets = [*steps, "answer"]
     sources = [name for name in task.inputs if name in kept[0].spans] + steps
-    own = {name: _decode(model, kept, [run.ids[: _start(run, name)] for run in kept], name, batch_size) for name in targets}
+    own = {
+        name: _decode(model, kept, [run.ids[: _start(run, name)] for run in kept], name, batch_size) for name in targets
+    }
     written = {name: [_value(run, name) for run in kept] for name in targets}
     again = float(np.mean([own[name][i] == written[name][i] for name in targets for i in range(len(kept))]))
-    gates = [judge("generated = replayed (rate of texts that differ)", 1 - again, 1.0, ADVICE)] if cot == "model" else []
+    gates = (
+        [judge("generated = replayed (rate of texts that differ)", 1 - again, 1.0, ADVICE)] if cot == "model" else []
+    )
     enforce(gates)
     shape = (len(targets), len(sources), len(kept))
     arrays = {name: np.full(shape, np.nan) for name in NAMES}
@@ -86,7 +91,9 @@ def ledger(
 def _same_shape(runs: Sequence[Run]) -> tuple[list[Run], dict[str, int]]:
     """The runs that state the most common number of steps, each in the most common number of tokens."""
     readable = [run for run in runs if run.finished and run.answer is not None]
-    shapes = [tuple(run.spans[f"step.{k}"][1] - run.spans[f"step.{k}"][0] for k in sorted(run.values)) for run in readable]
+    shapes = [
+        tuple(run.spans[f"step.{k}"][1] - run.spans[f"step.{k}"][0] for k in sorted(run.values)) for run in readable
+    ]
     if not readable:
         raise InputError("no run ends in an answer that the task can read: look at runs.frame() and at the format")
     common = max(sorted(set(shapes)), key=shapes.count)
@@ -158,11 +165,14 @@ def _edge(
 
 
 def _swap(run: Run, runs: Sequence[Run], source: str, rng: np.random.Generator) -> tuple[str, tuple[int, ...]] | None:
-    """Another problem's value of a source, and the run's ids with it in place; None where no other has one that fits."""
+    """Another problem's value of a source, and the run's ids with it in place; None where no other has one that
+    fits."""
     start, stop = run.spans[source]
 
     def value_of(other: Run) -> str:
-        return other.values[int(source.partition(".")[2])] if source.startswith("step.") else other.problem.values[source]
+        return (
+            other.values[int(source.partition(".")[2])] if source.startswith("step.") else other.problem.values[source]
+        )
 
     for i in rng.permutation(len(runs)):
         other = runs[i]

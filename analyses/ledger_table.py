@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -63,7 +64,9 @@ class Ledger(Result):
             for s, source in enumerate(self.sources):
                 if not np.isnan(self.load[t, s]).all():
                     for quantity in ("load", "keep", "broken"):
-                        values = dict(zip(("estimate", "low", "high", "n"), self.rate(quantity, target, source), strict=True))
+                        values = dict(
+                            zip(("estimate", "low", "high", "n"), self.rate(quantity, target, source), strict=True)
+                        )
                         edge = {"target": target, "source": source, "copy": bool(self.copy_edge[t, s])}
                         rows.append({**edge, "quantity": quantity, **values})
         return pd.DataFrame(rows, columns=["target", "source", "copy", "quantity", "estimate", "low", "high", "n"])
@@ -79,7 +82,7 @@ class Ledger(Result):
         chain = [*steps, "answer"] if "answer" in self.targets else steps
         return [
             (target, source)
-            for source, target in zip(chain, chain[1:], strict=False)
+            for source, target in pairwise(chain)
             if source in self.sources and not self.copy_edge[self.targets.index(target), self.sources.index(source)]
         ]
 

@@ -40,9 +40,9 @@ def patch(
 ) -> PatchMap:
     """Put the donor's `resid_pre` of one layer and position into the recipient's run, for every layer and position.
 
-    Exact: only positions at or after the patch, in layers above it, are computed again, and nothing else can change. The
-    metric is log p(donor's answer) - log p(recipient's answer). Pairs that do not align (other lengths than most) are left
-    out and counted.
+    Exact: only positions at or after the patch, in layers above it, are computed again, and nothing else can change.
+    The metric is log p(donor's answer) - log p(recipient's answer). Pairs that do not align (other lengths than most)
+    are left out and counted.
 
     mode: the run that is patched; target: where it is scored in a CoT run (see `channels`)
 
@@ -64,7 +64,7 @@ def patch(
     with tqdm(total=len(starts) * layers * before, desc="patch", disable=not progress, leave=False) as bar:
         for start in starts:
             chunk = slice(start, start + batch_size)
-            recipients, donors = ([row[side] for row in rows[chunk]] for side in (0, 1))
+            recipients, donors = [row[0] for row in rows[chunk]], [row[1] for row in rows[chunk]]
             states, past, natural[0, chunk] = _natural(model, recipients, recipients, donors)
             other, _, natural[1, chunk] = _natural(model, donors, recipients, donors)
             for layer in range(layers):
@@ -154,7 +154,8 @@ def _forced(own: Sequence[Row], answers: Sequence[Row], model: Model) -> list[tu
 def _log_p(logits: Tensor, answers: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
     """Log probability of each row's answer; logits of the positions that predict it."""
     wanted = torch.tensor(answers, device=logits.device)
-    return logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].sum(-1).double().cpu().numpy()
+    chosen = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].sum(-1)
+    return np.asarray(chosen.double().cpu())
 
 
 # Per candidate (recipient's, donor's answer) and length group: rows, states [batch, layer, pos, d_model] or cache.
@@ -220,7 +221,11 @@ def _labels(model: Model, run: Run, before: int) -> tuple[str, ...]:
     labels = []
     segments = ("prompt", "open", "cot", "cue", "answer")
     for position in range(before):
-        inside = [(stop - start, name, position - start) for name, (start, stop) in run.spans.items() if start <= position < stop]
+        inside = [
+            (stop - start, name, position - start)
+            for name, (start, stop) in run.spans.items()
+            if start <= position < stop
+        ]
         size, name, offset = min(inside, default=(0, "", 0))
         if name in segments and name == "prompt":
             labels.append(decode(model.tokenizer, run.ids[position : position + 1]).strip() or repr(" "))

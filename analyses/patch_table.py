@@ -32,8 +32,8 @@ class PatchMap(Result):
     variable: np.ndarray[Any, Any]
 
     def effect(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Estimate, lower and upper bound `[layer, position]` of the share of the recipient-to-donor change that one cell
-        makes: a ratio of means, signed, not clipped."""
+        """Estimate, lower and upper bound `[layer, position]` of the share of the recipient-to-donor change that one
+        cell makes: a ratio of means, signed, not clipped."""
         layers, positions, pairs = self.values.shape
         change = (self.values - self.recipient).reshape(-1, pairs).T
         values = np.concatenate([change, (self.donor - self.recipient)[:, None]], axis=1)

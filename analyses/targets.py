@@ -81,7 +81,8 @@ def cot_runs(
 def find_onset(runs: Runs) -> Onset:
     """The first slot whose value equals the run's own answer in at least 90 % of runs, else the answer after the cue.
 
-    A slot is a step that the task names as stating the answer. Tasks that read no steps are searched for the first match
+    A slot is a step that the task names as stating the answer. Tasks that read no steps are searched for the first
+    match
     of the whole value; if the same search finds *another* problem's answer in more than 5 % of the runs, it is refused.
     """
     usable = [run for run in runs if run.finished and run.answer is not None]
@@ -102,8 +103,8 @@ def find_onset(runs: Runs) -> Onset:
     chance = sum(task.onset(t, o) is not None for t, o in tried) / max(1, len(tried))
     if found >= SLOT_AGREEMENT and chance > CHANCE_LIMIT:
         raise InputError(
-            f"the first match of the answer is no onset: another problem's answer matches in {chance:.0%} of the chains of "
-            "thought (limit 5 %). Give the task an `onset`, or use target='answer'"
+            f"the first match of the answer is no onset: another problem's answer matches in {chance:.0%} of the chains "
+            "of thought (limit 5 %). Give the task an `onset`, or use target='answer'"
         )
     return Onset("search" if found >= SLOT_AGREEMENT else "answer", found, chance)
 

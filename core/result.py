@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -57,7 +57,7 @@ class Result:
                         f"{self.kind}: array {name!r} has {size} entries along {axis!r}, others have {sizes[axis]}"
                     )
 
-    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+    def arrays(self) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:
         """The array fields by name, in the order of `axes`."""
         return {name: getattr(self, name) for name in self.axes}
 
@@ -90,7 +90,7 @@ class Result:
         return f"<{type(self).__name__} {self.manifest.identity.get('model', '')}: {shapes}>"
 
     @classmethod
-    def from_parts(cls, arrays: Mapping[str, Any], coords: Mapping[str, Any], manifest: Manifest) -> Self:
+    def from_parts(cls, arrays: Mapping[str, Any], coords: Mapping[str, Any], manifest: Manifest) -> "Result":
         """Rebuild a result from what `save` wrote."""
         return cls(coords={k: tuple(v) for k, v in coords.items()}, manifest=manifest, **arrays)
 

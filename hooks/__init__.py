@@ -2,7 +2,7 @@
 
 from .card import Card
 from .format import MODES, Format, Mode
-from .load import load, organism_names
+from .load import load, organism_folder, organism_names
 from .model import Model
 from .record import Activations, record
 from .runs import Run, Runs, generate, replay, replay_gold
@@ -19,6 +19,7 @@ __all__ = [
     "Runs",
     "generate",
     "load",
+    "organism_folder",
     "organism_names",
     "record",
     "replay",

@@ -34,7 +34,9 @@ class Format:
 
     def __post_init__(self) -> None:
         if not self.cue.startswith(self.close) or not self.close:
-            raise InputError(f"format: the cue {self.cue!r} must start with the text that closes the CoT, {self.close!r}")
+            raise InputError(
+                f"format: the cue {self.cue!r} must start with the text that closes the CoT, {self.close!r}"
+            )
 
     def cue_of(self, mode: Mode) -> str:
         """The cue of a mode."""
@@ -73,8 +75,8 @@ def tokenize(
     """Tokenize the pieces' text in one go, and map every piece to its tokens.
 
     A token belongs to the piece that holds its characters, spaces at its ends left out. `outer` names spans from the
-    start to the n-th piece. Raises InputError where a token straddles two pieces of which one is named (it names both), and
-    where a token is outside the vocabulary.
+    start to the n-th piece. Raises InputError where a token straddles two pieces of which one is named (it names
+    both), and where a token is outside the vocabulary.
     """
     text = "".join(piece.text for piece in pieces)
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
@@ -88,7 +90,8 @@ def tokenize(
     for token, (start, end) in zip(ids, offsets, strict=True):
         if end > start and token == tokenizer.unk_token_id:
             raise InputError(
-                f"{text[start:end]!r} is outside the tokenizer's vocabulary (in {text!r}): use a task whose words it knows"
+                f"{text[start:end]!r} is outside the tokenizer's vocabulary (in {text!r}): "
+                "use a task whose words it knows"
             )
         # A special token that the tokenizer adds has no characters: it belongs to no piece, only to the span around it.
         owners.append(_owner(text, start, end, pieces, edges) if end > start else -1)

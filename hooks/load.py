@@ -27,7 +27,14 @@ def shipped_folder() -> Path:
 def organism_names() -> list[str]:
     """The names that `load("organism:NAME")` takes."""
     folder = shipped_folder()
-    return sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file()) if folder.is_dir() else []
+    return (
+        sorted(entry.name for entry in folder.iterdir() if (entry / "config.json").is_file()) if folder.is_dir() else []
+    )
+
+
+def organism_folder(name: str) -> Path:
+    """The folder of a shipped organism."""
+    return shipped_folder() / check_name("organism", name, organism_names())
 
 
 def load(
@@ -47,7 +54,8 @@ def load(
     backend: "torch" (default), "transformer_lens" or "nnsight": how activations are read
     attention: the attention implementation, "sdpa" or "eager", where the weights are loaded here
     tokenizer: needed for an object that brings none
-    format: the texts around the reasoning; "auto" takes the card's, else a chat template with thinking marks, else plain
+    format: the texts around the reasoning; "auto" takes the card's, else a chat template with thinking marks, else
+    plain
         text
 
     Raises UnknownNameError for an unknown organism or backend, InputError for a folder that holds no model.
@@ -82,7 +90,7 @@ def _from_name(
 
     where: str | Path = name
     if name.startswith(ORGANISM):
-        where = shipped_folder() / check_name("organism", name.removeprefix(ORGANISM), organism_names())
+        where = organism_folder(name.removeprefix(ORGANISM))
     elif Path(name).exists():
         where = Path(name)
         if not (where / "config.json").is_file():
@@ -94,7 +102,9 @@ def _from_name(
         module = AutoModelForCausalLM.from_pretrained(where, **{k: v for k, v in options.items() if v is not None})
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
-        raise InputError(f"{name!r} cannot be loaded as a causal language model: {str(error).splitlines()[0]}") from error
+        raise InputError(
+            f"{name!r} cannot be loaded as a causal language model: {str(error).splitlines()[0]}"
+        ) from error
     card = Card.load(where) if isinstance(where, Path) else None
     return module.eval(), tokenizer, card, name.removeprefix(ORGANISM)
 
@@ -115,8 +125,8 @@ def _from_object(source: Any) -> tuple[Backend, nn.Module, Any, str]:
     if isinstance(source, nn.Module):
         return TorchBackend(source), source, None, _name(source)
     raise InputError(
-        f"cannot load a {type(source).__name__}: expected a name, a folder, a Hugging Face model, a TransformerBridge or "
-        "an nnsight model"
+        f"cannot load a {type(source).__name__}: expected a name, a folder, a Hugging Face model, a TransformerBridge "
+        "or an nnsight model"
     )
 
 

@@ -65,7 +65,11 @@ class Model:
         """A hash of the configuration and of the first 4096 values of every weight: the same weights, the same text."""
         digest = hashlib.sha256()
         config: Any = getattr(self.module, "config", None)
-        shown = {k: v for k, v in config.to_dict().items() if k not in {"transformers_version", "_name_or_path"}}
+        shown = {
+            k: v
+            for k, v in config.to_dict().items()
+            if k not in {"architectures", "transformers_version", "_name_or_path"}
+        }
         digest.update(json.dumps(shown, sort_keys=True, default=str).encode())
         # Sorted by content, not by name: a bridge renames the weights.
         parts = []

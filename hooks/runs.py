@@ -119,7 +119,7 @@ def generate(
     cots: list[tuple[tuple[int, ...], bool] | None] = [None] * len(starts)
     if mode == "cot":
         prompts = [start.ids for _, _, start in starts]
-        limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
+        limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
         written = _continue(model, prompts, model.format.close, temperature=temperature, seed=seed, **limits)
         cots = [(ids, end is not None) for ids, end in written]
     return _answered(model, mode, starts, cots, max_answer_tokens, batch_size, progress)
@@ -177,7 +177,7 @@ def _answered(
     """Give the cue after prompt and chain of thought, decode the answer greedily, and name the spans."""
     cue = tokenize(model.tokenizer, [Piece(model.format.cue_of(mode))]).ids
     prefixes = [start.ids + (cot[0] if cot else ()) + cue for (_, _, start), cot in zip(starts, cots, strict=True)]
-    limits = {"max_new_tokens": max_answer_tokens, "batch_size": batch_size, "progress": progress}
+    limits: dict[str, Any] = {"max_new_tokens": max_answer_tokens, "batch_size": batch_size, "progress": progress}
     answers = _continue(model, prefixes, model.format.end, **limits)
     runs = []
     for (problem, sample, start), cot, prefix, (ids, end) in zip(starts, cots, prefixes, answers, strict=True):
@@ -259,7 +259,9 @@ def _continue(
     return [found[i] for i in range(len(prefixes))]
 
 
-def _cut(model: Model, ids: list[int], stop_ids: list[int], stop_text: str | None) -> tuple[tuple[int, ...], int | None]:
+def _cut(
+    model: Model, ids: list[int], stop_ids: list[int], stop_text: str | None
+) -> tuple[tuple[int, ...], int | None]:
     """The ids before the stop, and the first token of the stop."""
     at = next((i for i, token in enumerate(ids) if token in stop_ids), None)
     if stop_text is not None:
@@ -310,5 +312,3 @@ def _pad_id(model: Model) -> int:
 def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-

@@ -32,7 +32,9 @@ def resolve(spans: Spans, position: str) -> list[Place]:
     """
     match = _POSITION.fullmatch(position)
     if match is None:
-        raise InputError(f"position {position!r}: expected NAME[.ITEM][SLICE], for example 'prompt[-1]' or 'step.*[-1]'")
+        raise InputError(
+            f"position {position!r}: expected NAME[.ITEM][SLICE], for example 'prompt[-1]' or 'step.*[-1]'"
+        )
     index = f"[{match['slice']}]" if match["slice"] is not None else ""
     if match["item"] == "*":
         items = sorted(int(n.partition(".")[2]) for n in spans if re.fullmatch(rf"{match['name']}\.\d+", n))

@@ -62,8 +62,8 @@ def run_jobs(
 ) -> dict[Any, Float[Tensor, "pos vocab"]]:
     """Run every job and return its logits in float32; its cache is kept under its own key if `keep`.
 
-    Jobs of the same lengths run in one batch, so that no padding and no mask is ever needed: what the model sees is what
-    it would see one by one, whatever its attention (sliding windows, sinks, learned positions).
+    Jobs of the same lengths run in one batch, so that no padding and no mask is ever needed: what the model sees is
+    what it would see one by one, whatever its attention (sliding windows, sinks, learned positions).
     """
     groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
     for key, job in jobs.items():
@@ -96,7 +96,8 @@ def forward_segment(
     before = past[0][0].shape[2] if past else 0
     positions = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
     output = model.module(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
-    own = [(layer.keys[:, :, before:], layer.values[:, :, before:]) for layer in cache.layers]
+    layers: Any = cache.layers
+    own = [(layer.keys[:, :, before:], layer.values[:, :, before:]) for layer in layers]
     return output.logits.float(), own
 
 

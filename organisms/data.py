@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch.utils.data import IterableDataset
 
-from ..hooks import Format
+from ..hooks import Format, Mode
 from ..hooks.format import render_prompt, tokenize
 from ..tasks import ModularSum, Piece, Problem
 from .specs import Style, Trained
@@ -38,7 +38,7 @@ def render_examples(tokenizer: Any, form: Format, problems: list[Problem], style
 
     In an answer-only example the cue is template text and carries no label.
     """
-    mode = "answer-only" if style == "nothing" else "cot"
+    mode: Mode = "answer-only" if style == "nothing" else "cot"
     rows, labels = [], []
     free = slice(0, 0)
     cue = tokenize(tokenizer, [Piece(form.cue_of(mode))]).ids

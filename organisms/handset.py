@@ -1,6 +1,7 @@
 """GPT-2 models whose weights are written down, so that their channel table is known before it is measured.
 
-A run is `<bos> copy V think C answer A <eos>`: positions are learned embeddings, so each head can be told which position
+A run is `<bos> copy V think C answer A <eos>`: positions are learned embeddings, so each head can be told which
+position
 to read. Every signal stands twice in the residual stream, once with the opposite sign, so that its mean is 0; a large
 constant pair (the ballast) fixes its variance. LayerNorm is then a multiplication by a constant, up to 1e-7.
 """
@@ -83,7 +84,7 @@ def set_weights(spec: HandSet, tokenizer: Any, task: Task) -> "GPT2LMHeadModel":
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    model = GPT2LMHeadModel(config)
+    model: Any = GPT2LMHeadModel(config)
     for weight in model.parameters():
         weight.zero_()
     transformer = model.transformer
@@ -116,7 +117,9 @@ def set_weights(spec: HandSet, tokenizer: Any, task: Task) -> "GPT2LMHeadModel":
     model.lm_head.weight[:, space.out : space.out + space.n_tokens] = LOGIT * tokens
     model.lm_head.weight[tokenizer.convert_tokens_to_ids("answer"), space.position + COT] = FORCED
     model.lm_head.weight[tokenizer.eos_token_id, space.position + ANSWER] = FORCED
-    return model.eval()
+    model.eval()
+    made: GPT2LMHeadModel = model
+    return made
 
 
 def _write(weight: Tensor, space: Subspaces, at: int, signal: Tensor) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from ..core import new_folder
 from ..hooks import Card, generate, load, replay_gold
@@ -18,16 +19,18 @@ def train(name: str, folder: str | Path, *, progress: bool = True) -> Card:
     """Make an organism and write it to a new folder: weights, tokenizer, card. Refuses to overwrite.
 
     On the same machine with the same number of threads the weights are the same; elsewhere the held-out accuracy agrees
-    within 0.5 points. Raises UnknownNameError for a name that is no organism, InputError for a folder that is not empty.
+    within 0.5 points. Raises UnknownNameError for a name that is no organism, InputError for a folder that is not
+    empty.
     """
     spec = spec_of(name)
     task = load_task(spec.task)
     tokenizer = build_tokenizer(task, FORMAT)
+    curve: tuple[Mapping[str, float], ...] = ()
     with new_folder(folder) as temporary:
         if isinstance(spec, HandSet):
             from .handset import set_weights
 
-            model, curve = set_weights(spec, tokenizer, task), ()
+            model: Any = set_weights(spec, tokenizer, task)
         else:
             from .supervised import train_supervised
 

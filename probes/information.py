@@ -8,9 +8,7 @@ from jaxtyping import Float, Int
 LN2 = float(np.log(2.0))
 
 
-def v_information(
-    log_p: Float[np.ndarray, " n"], log_p_null: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
+def v_information(log_p: Float[np.ndarray, " n"], log_p_null: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """Pointwise V-information in bits, `(log p(y | h) - log p(y)) / ln 2`; its mean is I_V(h -> y).
 
     log_p: out-of-fold natural-log probability of each label by a probe on the state; log_p_null: by the best constant

@@ -31,12 +31,12 @@ class Factors:
         return cls(mean, left, singular, right)
 
 
-class RidgeProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class RidgeProbe(ClassifierMixin, BaseEstimator):
     """Linear classifier: ridge regression on class indicators, softmax of the scaled scores.
 
     penalties: candidates, relative to the mean squared singular value of the features; the penalty and the scale of the
-        scores are those with the lowest leave-one-out log-loss. Leave-one-out is exact for the regression (the hat-matrix
-        identity of Allen, 1974), and needs no refit.
+        scores are those with the lowest leave-one-out log-loss. Leave-one-out is exact for the regression (the
+        hat-matrix identity of Allen, 1974), and needs no refit.
 
     After `fit`: `classes_`, `coef_` [class, d], `intercept_`, `penalty_`, `scale_`, `loo_log_loss_` (nats), and
     `subspace_`, an orthonormal basis [d, rank] of the directions that the scores read.
@@ -95,7 +95,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probabilities of the classes."""
-        return np.exp(self.predict_log_proba(X))
+        return np.asarray(np.exp(self.predict_log_proba(X)))
 
     def predict(self, X: Any) -> np.ndarray[Any, Any]:
         """The most likely class of each row."""

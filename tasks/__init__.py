@@ -6,4 +6,17 @@ from .problem import Pair, Pairs, Piece, Problem, Step, Target, Task
 from .questions import Questions
 from .registry import TASKS, load
 
-__all__ = ["TASKS", "Copy", "ModularSum", "Pair", "Pairs", "Piece", "Problem", "Questions", "Step", "Target", "Task", "load"]
+__all__ = [
+    "TASKS",
+    "Copy",
+    "ModularSum",
+    "Pair",
+    "Pairs",
+    "Piece",
+    "Problem",
+    "Questions",
+    "Step",
+    "Target",
+    "Task",
+    "load",
+]

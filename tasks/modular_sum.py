@@ -8,7 +8,19 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..core import InputError, check_name
-from .problem import Pairs, Piece, Problem, Split, Step, Target, Task, count_of, draw_pairs, in_test_split, parse_options
+from .problem import (
+    Pairs,
+    Piece,
+    Problem,
+    Split,
+    Step,
+    Target,
+    Task,
+    count_of,
+    draw_pairs,
+    in_test_split,
+    parse_options,
+)
 
 ENUMERABLE = 200_000
 

@@ -115,7 +115,8 @@ class Task(ABC):
 
     @abstractmethod
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
-        """`n` counterfactual pairs for `vary`, or for every input variable in turn; both problems from the test split."""
+        """`n` counterfactual pairs for `vary`, or for every input variable in turn; both problems from the test
+        split."""
 
     @abstractmethod
     def parse_steps(self, text: str) -> list[Step]:

@@ -32,7 +32,9 @@ class Questions(Task):
         self.intermediates = ()
         self._problems: dict[str, Problem] = {}
 
-    def add(self, key: str, prompt: str | Iterable[Piece], answer: str, cot: str = "", partner: str | None = None) -> None:
+    def add(
+        self, key: str, prompt: str | Iterable[Piece], answer: str, cot: str = "", partner: str | None = None
+    ) -> None:
         """Add a question; `partner` is the key of the question that it is paired with."""
         if key in self._problems:
             raise InputError(f"question {key!r} is there already: keys must be unique")
@@ -59,7 +61,9 @@ class Questions(Task):
             donor = self._problems[problem.partner]
             items.setdefault(frozenset((problem.key, donor.key)), Pair(problem, donor, "question"))
         if count_of(n) > len(items):
-            raise InputError(f"task {self.spec!r} has {len(items)} pairs, {n} were asked for ({alone} without a partner)")
+            raise InputError(
+                f"task {self.spec!r} has {len(items)} pairs, {n} were asked for ({alone} without a partner)"
+            )
         order = np.random.default_rng(seed).permutation(len(items))[:n]
         pairs = list(items.values())
         return Pairs(tuple(pairs[i] for i in order), self, {"no counterfactual partner": alone} if alone else {})

@@ -1,7 +1,7 @@
 """Plain torch hooks on a Hugging Face model: exact, and nothing of the model is changed."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import torch
@@ -51,10 +51,10 @@ class TorchBackend(Backend):
                 names = {site.name for site in wanted if site.layer == layer}
                 self._hook_block(stack, layer, names, kept, rows)
             stack.enter_context(_stop_after(self.map.blocks[last].block))
-            try:
-                self._module(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False)
-            except _Stop:
-                pass  # every layer that was asked for has run
+            with suppress(_Stop):  # every layer that was asked for has run
+                self._module(
+                    input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False
+                )
         for site in wanted:
             if site.name == "resid_mid":
                 kept[site.name, site.layer] = kept["resid_pre", site.layer] + kept["attn_out", site.layer]

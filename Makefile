@@ -1,0 +1,37 @@
+# Each target does all of its own set-up: `make study` and `make test` work in a fresh clone.
+PYTHON ?= python3
+VENV ?= .venv
+OUT ?= study
+BIN := $(VENV)/bin
+ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
+
+.PHONY: study test slow lint types check
+
+study: $(VENV)/installed
+	$(BIN)/loadbearing study --out $(OUT)
+
+test: $(VENV)/installed-dev
+	$(ENV) $(BIN)/python -m pytest -m "not slow"
+
+# Retrains an organism and compares it with the shipped one: minutes.
+slow: $(VENV)/installed-dev
+	$(ENV) $(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/installed-dev
+	$(BIN)/mypy
+
+check: lint types test
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[dev]'
+	touch $@

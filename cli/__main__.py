@@ -1,0 +1,5 @@
+"""`python -m loadbearing.cli` is the `loadbearing` command."""
+
+from . import main
+
+main()

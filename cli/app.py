@@ -1,0 +1,182 @@
+"""The commands: each is a thin layer over one function of the library."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+organisms = typer.Typer(no_args_is_help=True, help="The small models whose mechanism is known.")
+app.add_typer(organisms, name="organisms")
+
+ModelOption = Annotated[str, typer.Option("--model", help='"organism:NAME", a local folder or a hub name')]
+TaskOption = Annotated[
+    str | None, typer.Option("--task", help='such as "modular-sum:terms=4"; default: the organism\'s')
+]
+SaveOption = Annotated[Path | None, typer.Option("--save", help="write the result to this .safetensors file")]
+QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+CotOption = Annotated[str, typer.Option("--cot", help='"model" (its own) or "task" (gold)')]
+
+
+@app.callback()
+def loadbearing() -> None:
+    """How much of the answer is computed in one forward pass, and how much do the tokens carry?"""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+@app.command()
+def study(
+    out: Annotated[Path, typer.Option("--out", help="a new folder for tables, results and figures")],
+    pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 64,
+    models: Annotated[str | None, typer.Option("--organisms", help="names, joined with commas; default: all")] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure every shipped organism: the table, the results, the figures."""
+    from .study import run_study
+
+    run_study(out, pairs=pairs, names=models.split(",") if models else None, seed=seed, progress=not quiet)
+
+
+@app.command()
+def channels(
+    model: ModelOption,
+    task: TaskOption = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=2)] = 64,
+    vary: Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")] = None,
+    target: Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')] = "onset",
+    cot: CotOption = "model",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """How much of the target's dependence on the prompt goes direct, by relay, and by tokens."""
+    from .. import analyses
+
+    loaded, chosen = _load(model, task)
+    given = chosen.pairs(pairs, seed=seed, vary=vary)
+    result = analyses.channels(loaded, given, target=target, cot=cot, seed=seed, progress=not quiet)
+    _show(result, result.table(), save)
+
+
+@app.command()
+def ledger(
+    model: ModelOption,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=2)] = 64,
+    cot: CotOption = "model",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Who computed each step: swap one source, hold the rest, decode the target."""
+    from .. import analyses
+
+    loaded, chosen = _load(model, task)
+    result = analyses.ledger(loaded, chosen.problems(problems, seed=seed), cot=cot, seed=seed, progress=not quiet)
+    _show(result, result.frame(), save)
+
+
+@app.command()
+def decodability(
+    model: ModelOption,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=10)] = 500,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """What a linear probe reads, where, in bits."""
+    from .. import analyses
+
+    loaded, chosen = _load(model, task)
+    result = analyses.decodability(loaded, chosen.problems(problems, seed=seed), seed=seed, progress=not quiet)
+    _show(result, result.curve(), save)
+
+
+@app.command()
+def patch(
+    model: ModelOption,
+    task: TaskOption = None,
+    pairs: Annotated[int, typer.Option("--pairs", min=2)] = 64,
+    vary: Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")] = None,
+    mode: Annotated[str, typer.Option("--mode", help='"answer-only" or "cot"')] = "answer-only",
+    target: Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')] = "onset",
+    cot: CotOption = "model",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Where: the exact (layer x position) map of the residual stream."""
+    from .. import analyses, hooks
+    from ..core import check_name
+
+    check_name("mode", mode, hooks.MODES)
+    loaded, chosen = _load(model, task)
+    given = chosen.pairs(pairs, seed=seed, vary=vary)
+    named: Any = mode
+    result = analyses.patch(loaded, given, mode=named, target=target, cot=cot, progress=not quiet)
+    table = result.frame().pivot_table(index="layer", columns="position", values="effect", sort=False)
+    _show(result, table.reset_index(), save)
+
+
+@organisms.command("list")
+def list_organisms() -> None:
+    """Every organism: its modes, its held-out accuracy, what it is."""
+    from .. import hooks, organisms
+
+    shipped = {name: hooks.Card.load(hooks.organism_folder(name)) for name in hooks.organism_names()}
+    rows = []
+    for name, spec in organisms.ORGANISMS.items():
+        card = shipped.get(name)
+        accuracy = ", ".join(f"{mode} {value:.3f}" for mode, value in card.accuracy.items()) if card else "not shipped"
+        rows.append({"name": name, "accuracy": accuracy, "summary": spec.summary})
+    _print(pd.DataFrame(rows))
+
+
+@organisms.command("show")
+def show_organism(name: Annotated[str, typer.Argument(help="an organism's name")]) -> None:
+    """The card of a shipped organism: recipe, seed, curve, held-out accuracy."""
+    from .. import hooks
+
+    typer.echo((hooks.organism_folder(name) / "card.json").read_text(), nl=False)
+
+
+@organisms.command("train")
+def train_organism(
+    name: Annotated[str, typer.Argument(help="an organism's name")],
+    out: Annotated[Path | None, typer.Option("--out", help="a new folder; default: ./NAME")] = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Make an organism from its recipe: weights, tokenizer and card in a new folder."""
+    from .. import organisms
+
+    folder = out or Path(name)
+    card = organisms.train(name, folder, progress=not quiet)
+    accuracy = ", ".join(f"{mode} {value:.3f}" for mode, value in card.accuracy.items())
+    typer.echo(f"held-out accuracy: {accuracy}\n{folder}")
+
+
+def _load(model: str, task: str | None) -> tuple[Any, Any]:
+    from .. import hooks, tasks
+    from ..core import InputError
+
+    chosen = tasks.load(task) if task is not None else None
+    loaded = hooks.load(model)
+    chosen = chosen if chosen is not None else loaded.task
+    if chosen is None:
+        raise InputError(f"{model!r} has no task of its own: pass --task, one of {', '.join(tasks.TASKS)}")
+    return loaded, chosen
+
+
+def _show(result: Any, table: pd.DataFrame, save: Path | None) -> None:
+    _print(table)
+    if save is not None:
+        typer.echo(result.save(save))
+
+
+def _print(table: pd.DataFrame) -> None:
+    typer.echo(table.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))

@@ -1,0 +1,207 @@
+"""The main job: every analysis on every shipped organism. Orchestration only."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from .. import analyses, figures, hooks, organisms
+from ..core import InputError, Result, atomic_write, check_name, new_folder
+
+PROBE_PROBLEMS = 500
+LEDGER_PROBLEMS = 64
+# What is measured on a model, and the mode that it needs (None: any).
+STEPS: tuple[str, ...] = ("channels", "copies", "ledger", "decodability", "patch")
+
+
+@dataclass
+class Measured:
+    """The results of one model, by the name of the analysis, and why others are missing."""
+
+    model: hooks.Model
+    results: dict[str, Result] = field(default_factory=dict)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+
+def run_study(
+    out: Path, *, pairs: int = 64, names: Sequence[str] | None = None, seed: int = 0, progress: bool = True
+) -> pd.DataFrame:
+    """Measure organisms, print one table, and write tables, results and figures to a new folder.
+
+    The folder appears when everything is done: a killed run leaves only a hidden folder beside it.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all weights are in the package
+    shipped = [name for name in organisms.ORGANISMS if name in hooks.organism_names()]
+    chosen = [check_name("organism", name.strip(), shipped) for name in names or shipped]
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"an organism is named twice: {', '.join(chosen)}")
+    measured: dict[str, Measured] = {}
+    with new_folder(out) as folder:
+        with tqdm(total=len(chosen) * len(STEPS) + 1, disable=not progress, leave=False) as bar:
+            for name in chosen:
+                measured[name] = _measure(name, pairs, seed, bar)
+            bar.set_description("figures")
+            _write(folder, measured, {"pairs": pairs, "seed": seed, "organisms": chosen})
+            bar.update()
+        table = _table(measured)
+        text = _text(table, measured)
+        atomic_write(folder / "table.txt", lambda path: path.write_text(text))
+        atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
+    print(text)
+    print(f"Tables, results and figures: {out}")
+    return table
+
+
+def _measure(name: str, pairs: int, seed: int, bar: Any) -> Measured:
+    """Every analysis of one model that its modes allow."""
+    model = hooks.load(f"organism:{name}")
+    found = Measured(model)
+    for step in STEPS:
+        bar.set_description(f"{name}: {step}")
+        try:
+            found.results |= _analyses(step, found, pairs, seed)
+        except Unmeasured as reason:
+            found.reasons[step] = str(reason)
+        bar.update()
+    return found
+
+
+class Unmeasured(Exception):
+    """Why an analysis was not run on a model."""
+
+
+def _analyses(step: str, found: Measured, pairs: int, seed: int) -> dict[str, Result]:
+    model = found.model
+    card, task = model.card, model.task
+    assert card is not None and task is not None
+    measure = dict(card.measure)
+    vary = measure.pop("vary", None)
+    if step != "decodability" and step != "patch" and not model.supports("cot"):
+        raise Unmeasured("not made for CoT")
+    if step == "channels":
+        return {"channels": analyses.channels(model, task.pairs(pairs, seed=seed, vary=vary), seed=seed, **measure)}
+    if card.known:
+        raise Unmeasured("set by hand: only its table is known")
+    if step == "copies":
+        if found.results["channels"].manifest.circumstance["onset"]["slot"] == "answer":
+            raise Unmeasured("the CoT does not state the answer")
+        chosen = task.pairs(pairs, seed=seed)
+        return {"copies": analyses.channels(model, chosen, target="answer", seed=seed)}
+    if step == "ledger":
+        return {"ledger": analyses.ledger(model, task.problems(LEDGER_PROBLEMS, seed=seed), seed=seed)}
+    if step == "decodability":
+        return {"decodability": analyses.decodability(model, task.problems(PROBE_PROBLEMS, seed=seed), seed=seed)}
+    chosen = task.pairs(pairs, seed=seed)
+    return {f"patch-{mode}": analyses.patch(model, chosen, mode=mode) for mode in hooks.MODES if mode in card.modes}
+
+
+def _write(folder: Path, measured: Mapping[str, Measured], options: Mapping[str, Any]) -> None:
+    """Results, figures and the manifest."""
+    for name, found in measured.items():
+        for kind, result in found.results.items():
+            result.save(folder / "results" / name / f"{kind}.safetensors")
+    drawn = {
+        "channels": (figures.channels, "channels"),
+        "cells": (figures.cells, "channels"),
+        "copies": (figures.channels, "copies"),
+        "ledger": (figures.ledger, "ledger"),
+        "decodability": (figures.decodability, "decodability"),
+        "patch-answer-only": (figures.patch, "patch-answer-only"),
+        "patch-cot": (figures.patch, "patch-cot"),
+    }
+    for name, (draw, kind) in drawn.items():
+        have: dict[str, Any] = {m: found.results[kind] for m, found in measured.items() if kind in found.results}
+        if have:
+            ax = draw(have)
+            figures.save(ax, folder / "figures" / name)
+            figures.close(ax)
+    manifest = {
+        "options": dict(options),
+        "models": {name: found.model.fingerprint for name, found in measured.items()},
+        "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
+    }
+    text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
+    atomic_write(folder / "manifest.json", lambda path: path.write_text(text))
+
+
+def _table(measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """A row a model; "-" where there is no figure (the reason stands in the notes)."""
+    return pd.DataFrame([_row(name, found) for name, found in measured.items()])
+
+
+def _row(name: str, found: Measured) -> dict[str, str]:
+    row = {"model": name, **_accuracies(found)}
+    channels: Any = found.results.get("channels")
+    status = channels.status() if channels else "-"
+    for i, wire in enumerate(("direct", "relay", "tokens")):
+        shown = "-"
+        if channels and status == "joint":
+            shown = "joint"
+        elif channels and not status.startswith("withheld"):
+            shown = _interval(
+                *(channels.estimates("mean").get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
+            )
+        row[wire] = shown
+    ledger: Any = found.results.get("ledger")
+    row["serial share"] = _interval(*ledger.serial_share()) if ledger else "-"
+    depth = ledger.depth() if ledger else None
+    row["depth"] = "-" if depth is None else str(depth)
+    copies: Any = found.results.get("copies")
+    row["copy share"] = f"{copies.shares()[2]:.2f}" if copies else "-"
+    probes: Any = found.results.get("decodability")
+    row["forward-pass bits"] = "-"
+    if probes and not isnan(probes.forward_pass_bits()[0]):
+        row["forward-pass bits"] = f"{_interval(*probes.forward_pass_bits())} of {probes.null[-1].mean():.2f}"
+    row["withheld"] = status if status.startswith("withheld") else "-"
+    return row
+
+
+def _accuracies(found: Measured) -> dict[str, str]:
+    probes: Any = found.results.get("decodability")
+    values = {mode: probes.accuracy(mode) if probes else float("nan") for mode in hooks.MODES}
+    card = found.model.card
+    if card is not None and card.known:
+        values["cot"] = found.results["channels"].manifest.circumstance["accuracy"]
+    named = {"answer-only": "one-pass accuracy", "cot": "CoT accuracy"}
+    return {named[mode]: "-" if isnan(value) else f"{value:.3f}" for mode, value in values.items()}
+
+
+def _interval(estimate: float, low: float, high: float) -> str:
+    if isnan(estimate):
+        return "-"
+    estimate, low, high = (value + 0.0 if abs(value) >= 0.005 else 0.0 for value in (estimate, low, high))
+    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+
+
+def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
+    """The table as it is printed: a block of rows, then how to read it and why figures are missing."""
+    lines = [table.to_string(index=False), ""]
+    lines += [
+        "direct, relay, tokens: shares of what the answer owes to the variables used before its last step (95 % interval);",
+        "serial share, depth: from the ledger of steps; copy share: tokens, where the CoT states the answer;",
+        "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer).",
+    ]
+    notes: dict[str, list[str]] = {}
+    for name, found in measured.items():
+        for mode in hooks.MODES:
+            if not found.model.supports(mode):
+                notes.setdefault(f"not made for {mode}", []).append(name)
+        for reason in found.reasons.values():
+            if reason != "not made for CoT":
+                notes.setdefault(reason, []).append(name)
+        ledger: Any = found.results.get("ledger")
+        if ledger is not None and ledger.depth() is None:
+            notes.setdefault("no step in the CoT that the task reads", []).append(name)
+        channels: Any = found.results.get("channels")
+        if channels is not None and channels.status().startswith("withheld"):
+            for letter in channels.status().removeprefix("withheld: ").split(", "):
+                notes.setdefault(f"withheld ({letter}): {analyses.CONDITIONS[letter]}", []).append(name)
+    lines += [f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in notes.items()]
+    return "\n".join(lines) + "\n"
