@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 
 WIRES = ("direct", "relay", "tokens")
 N_CELLS = 8
@@ -27,7 +28,7 @@ TERMS = tuple(term(cell) for cell in range(N_CELLS))
 MIXED = tuple(range(1, N_CELLS - 1))
 
 
-def _shapley_weights() -> np.ndarray[Any, Any]:
+def _shapley_weights() -> NDArray[Any]:
     """phi = cells @ weights: the mean over orders of switching wires on, of what each adds when its turn comes."""
     weights = np.zeros((N_CELLS, len(WIRES)))
     orders = list(permutations(range(len(WIRES))))
@@ -40,7 +41,7 @@ def _shapley_weights() -> np.ndarray[Any, Any]:
     return weights
 
 
-def _moebius_weights() -> np.ndarray[Any, Any]:
+def _moebius_weights() -> NDArray[Any]:
     """m(S) = sum over U in S of (-1)^|S - U| v(U)."""
     weights = np.zeros((N_CELLS, N_CELLS))
     for cell in range(N_CELLS):

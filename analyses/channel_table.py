@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..core import Result, check_name
 from .cells import MIXED, TERMS, WIRES, moebius, necessity, shapley, shares, sufficiency, total
@@ -30,12 +31,12 @@ class Estimates:
     """Every quantity of one set of pairs: labels (outcome, quantity, term), estimates and intervals; and the status."""
 
     labels: tuple[tuple[str, str, str], ...]
-    estimate: np.ndarray[Any, Any]
-    low: np.ndarray[Any, Any]
-    high: np.ndarray[Any, Any]
+    estimate: NDArray[Any]
+    low: NDArray[Any]
+    high: NDArray[Any]
     n: int
 
-    def get(self, outcome: str, quantity: str, bound: str = "estimate") -> np.ndarray[Any, Any]:
+    def get(self, outcome: str, quantity: str, bound: str = "estimate") -> NDArray[Any]:
         """The values of one quantity, over its terms."""
         chosen = [i for i, label in enumerate(self.labels) if label[:2] == (outcome, quantity)]
         return np.asarray(getattr(self, bound)[chosen])
@@ -65,15 +66,15 @@ class Channels(Result):
         "log_p_boundary": ("pair", "direction", "cell", "candidate"),
     }
 
-    variable: np.ndarray[Any, Any]
-    cots_differ: np.ndarray[Any, Any]
-    log_p: np.ndarray[Any, Any]
-    outcome: np.ndarray[Any, Any]
-    program: np.ndarray[Any, Any]
-    agrees: np.ndarray[Any, Any]
-    agrees_shuffled: np.ndarray[Any, Any]
-    entropy: np.ndarray[Any, Any]
-    log_p_boundary: np.ndarray[Any, Any]
+    variable: NDArray[Any]
+    cots_differ: NDArray[Any]
+    log_p: NDArray[Any]
+    outcome: NDArray[Any]
+    program: NDArray[Any]
+    agrees: NDArray[Any]
+    agrees_shuffled: NDArray[Any]
+    entropy: NDArray[Any]
+    log_p_boundary: NDArray[Any]
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -91,7 +92,7 @@ class Channels(Result):
         used = facts["first_use"]
         return tuple(v for v in self.variables if last is None or used[v] is None or used[v] < last)
 
-    def select(self, variable: str) -> np.ndarray[Any, Any]:
+    def select(self, variable: str) -> NDArray[Any]:
         """Which pairs vary a variable ("mean": any variable used before the last step)."""
         check_name("variable", variable, [*self.variables, SUMMARY])
         names = self.early if variable == SUMMARY else (variable,)
@@ -108,7 +109,7 @@ class Channels(Result):
             self._cache[variable, differing] = self._estimate(rows)
         return self._cache[variable, differing]
 
-    def _estimate(self, rows: np.ndarray[Any, Any]) -> Estimates:
+    def _estimate(self, rows: NDArray[Any]) -> Estimates:
         log_p = self.log_p[rows]
         parts = [log_p[..., 0] - log_p[..., 1], *np.moveaxis(np.exp(log_p), -1, 0)]
         parts += [(self.outcome[rows] == code).astype(float) for code in range(len(OUTCOMES))]
@@ -157,7 +158,7 @@ class Channels(Result):
         if other[np.argmax(split)] < other.max() - TIE and split[np.argmax(other)] < split.max() - TIE:
             yield "e"
 
-    def shares(self, variable: str = SUMMARY) -> np.ndarray[Any, Any]:
+    def shares(self, variable: str = SUMMARY) -> NDArray[Any]:
         """Shares of direct, relay and tokens on log-odds; NaN where they are withheld."""
         found = self.estimates(variable).get("log-odds", "share")
         return np.full(3, np.nan) if self.status(variable).startswith("withheld") else found
@@ -240,7 +241,7 @@ def _labels() -> Iterator[tuple[str, str, str]]:
     yield from (("program: chain", "share", wire) for wire in WIRES)
 
 
-def _quantities(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _quantities(means: NDArray[Any]) -> NDArray[Any]:
     """All quantities in the order of `_labels` from means `[..., part * cell]`."""
     part = dict(zip(_PARTS, np.split(means, len(_PARTS), axis=-1), strict=True))
     found = []

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core import InputError, Manifest
 from ..hooks import Model, Run, Runs
@@ -18,8 +19,8 @@ from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
 GATE_PAIRS = 4
 ADVICE = (
-    'Try load(..., dtype="float32", attention="eager"); a model whose state is not all in its key/value cache cannot be '
-    "spliced."
+    'Try load(..., dtype="float32", attention="eager"); a model whose state is not all in its key/value cache cannot '
+    "be spliced."
 )
 Cut = tuple[Pair, Aim, Aim]
 
@@ -144,27 +145,27 @@ def _check(pair: Pair, one: Run, other: Run) -> None:
     if lengths[0] != lengths[1]:
         raise InputError(
             f"the prompts of the pair {pair.recipient.key!r} / {pair.donor.key!r} have {lengths[0]} and "
-            f"{lengths[1]} tokens: wires can only be exchanged between prompts of equal length; choose partners of equal token count"
+            f"{lengths[1]} tokens: wires can only be exchanged between prompts of equal length; choose partners "
+            "of equal token count"
         )
 
 
-def _third_answers(cuts: Sequence[Cut], seed: int) -> list[tuple[int, ...]]:
-    """For each pair the answer tokens of another pair's problem that differ from both (its own, where there is
-    none)."""
+def _third_answers(cuts: Sequence[Cut], seed: int) -> list[tuple[int, ...] | None]:
+    """For each pair the answer tokens of another pair's problem that differ from both; None where there is none."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(cuts))
-    thirds = []
+    thirds: list[tuple[int, ...] | None] = []
     for _, one, other in cuts:
         own = {one.value, other.value}
         foreign = (aim for i in order for aim in cuts[i][1:] if isinstance(aim, Aim) and aim.value not in own)
         third = next(foreign, None)
-        thirds.append(third.answer if third else one.answer)
+        thirds.append(third.answer if third else None)
         order = np.roll(order, 1)
     return thirds
 
 
 def _gates(
-    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...]], scores: Scores
+    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None], scores: Scores
 ) -> list[Gate]:
     """Own caches give the plain run, the donor's give the donor's run, and a batch gives what one by one gives."""
     few = range(min(GATE_PAIRS, len(aims)))
@@ -177,14 +178,14 @@ def _gates(
                 plain = plain_log_p(model, aims[i][owner], aims[i][c].answer, end)
                 errors[name].append(abs(plain - scores.log_p[i, cell, c]))
     alone = np.concatenate([eight_cells(model, [aims[i]], [thirds[i]]).log_p for i in few])
-    errors["batched = one by one"] = np.abs(alone - scores.log_p[: len(few)]).ravel().tolist()
+    errors["batched = one by one"] = np.abs(alone - scores.log_p[: len(few)])[..., :2].ravel().tolist()
     return [judge(name, float(np.max(told)), effect, ADVICE) for name, told in errors.items()]
 
 
-def _self_donor(model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...]]) -> float:
+def _self_donor(model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None]) -> float:
     """The largest change of any cell when a problem is its own donor: 0, or splicing moves something by itself."""
     few = range(min(GATE_PAIRS, len(aims)))
-    log_p = eight_cells(model, [(aims[i][0], aims[i][0]) for i in few], [thirds[i] for i in few]).log_p
+    log_p = eight_cells(model, [(aims[i][0], aims[i][0]) for i in few], [thirds[i] for i in few]).log_p[..., :2]
     return float(np.abs(log_p - log_p[:, :1]).max())
 
 
@@ -208,8 +209,8 @@ def _last_step(cuts: Sequence[Cut], onset: Onset) -> int | str | None:
 
 
 def _arrays(
-    cuts: Sequence[Cut], scores: Scores, moved: np.ndarray[Any, Any] | None, onset: Onset, seed: int
-) -> dict[str, np.ndarray[Any, Any]]:
+    cuts: Sequence[Cut], scores: Scores, moved: NDArray[Any] | None, onset: Onset, seed: int
+) -> dict[str, NDArray[Any]]:
     """Rows [pair, direction, cell]: direction 0 is recipient to donor, 1 the same cells read the other way round."""
     rng = np.random.default_rng(seed)
     greedy = np.array(
@@ -219,7 +220,7 @@ def _arrays(
     shuffled = implied[rng.permutation(len(cuts))]
     values = np.array([[one.value, other.value] for _, one, other in cuts], dtype=object)
 
-    def directed(array: Any) -> np.ndarray[Any, Any]:
+    def directed(array: Any) -> NDArray[Any]:
         return np.stack([array, array[:, ::-1]], axis=1)  # the complement of a cell is its mirror image
 
     outcome = np.full((len(cuts), 2, N_CELLS), OUTCOMES.index("broken"), dtype=np.int8)
@@ -244,7 +245,7 @@ def _arrays(
     }
 
 
-def _directed_log_p(log_p: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _directed_log_p(log_p: NDArray[Any]) -> NDArray[Any]:
     """Candidates of the first and second run, and a third, as donor's, recipient's, third in both directions."""
     return np.stack([log_p[..., [1, 0, 2]], log_p[:, ::-1]], axis=1)
 

@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..core import InputError, Manifest
@@ -16,7 +17,7 @@ from ..tasks import Problem
 from .decodability_table import Decodability
 
 SITE = "resid_post"
-Features = dict[tuple[str, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
+Features = dict[tuple[str, int], tuple[NDArray[Any], NDArray[Any]]]
 
 
 def decodability(
@@ -106,7 +107,7 @@ def decodability(
 
 def _features(
     model: Model, problems: Sequence[Problem], mode: Mode, progress: bool
-) -> tuple[Features, np.ndarray[Any, Any]]:
+) -> tuple[Features, NDArray[Any]]:
     """Features and problem numbers by (place, layer), and which answers are right."""
     runs = generate(model, problems, mode, progress=progress)
     named = ["prompt[-1]", *(["open[-1]"] if all("open" in run.spans for run in runs) else [])]
@@ -124,13 +125,13 @@ def _features(
 
 
 def _fit_cell(
-    X: np.ndarray[Any, Any],
-    who: np.ndarray[Any, Any],
-    test: np.ndarray[Any, Any],
-    labels: dict[str, np.ndarray[Any, Any]],
-    null: np.ndarray[Any, Any],
-    bits: np.ndarray[Any, Any],
-    inner: np.ndarray[Any, Any],
+    X: NDArray[Any],
+    who: NDArray[Any],
+    test: NDArray[Any],
+    labels: dict[str, NDArray[Any]],
+    null: NDArray[Any],
+    bits: NDArray[Any],
+    inner: NDArray[Any],
 ) -> None:
     """Fit one place and layer on a training fold for every variable, sharing the factorisation; fill in the bits."""
     out = test[who]
@@ -143,7 +144,7 @@ def _fit_cell(
         inner[v] = probe.loo_log_loss_
 
 
-def _log_p(probe: RidgeProbe, X: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+def _log_p(probe: RidgeProbe, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
     """Log probability of the labels; a class that the training fold lacks is as unlikely as the least likely one."""
     table = probe.predict_log_proba(X)
     at = np.searchsorted(probe.classes_, y).clip(max=len(probe.classes_) - 1)
@@ -152,8 +153,8 @@ def _log_p(probe: RidgeProbe, X: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) 
 
 
 def _choose(
-    bits: np.ndarray[Any, Any], inner: np.ndarray[Any, Any], fold: np.ndarray[Any, Any], places: Sequence[str]
-) -> tuple[np.ndarray[Any, Any], list[tuple[int, int]]]:
+    bits: NDArray[Any], inner: NDArray[Any], fold: NDArray[Any], places: Sequence[str]
+) -> tuple[NDArray[Any], list[tuple[int, int]]]:
     """Bits at the answer-only place that each training fold chose, and the place chosen most often, per variable."""
     allowed = [p for p, place in enumerate(places) if place.startswith("answer-only")]
     n_variables = bits.shape[2]
@@ -171,10 +172,10 @@ def _choose(
 
 
 def _shuffled_bits(
-    X: np.ndarray[Any, Any],
-    who: np.ndarray[Any, Any],
-    fold: np.ndarray[Any, Any],
-    y: np.ndarray[Any, Any],
+    X: NDArray[Any],
+    who: NDArray[Any],
+    fold: NDArray[Any],
+    y: NDArray[Any],
     rng: np.random.Generator,
 ) -> float:
     """Mean out-of-fold bits with permuted labels: what the fit finds where there is nothing."""

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..core import Result, check_name
 from .interval import bootstrap_interval
@@ -33,11 +34,11 @@ class Decodability(Result):
         "correct": ("mode", "problem"),
     }
 
-    bits: np.ndarray[Any, Any]
-    chosen: np.ndarray[Any, Any]
-    null: np.ndarray[Any, Any]
-    shuffled: np.ndarray[Any, Any]
-    correct: np.ndarray[Any, Any]
+    bits: NDArray[Any]
+    chosen: NDArray[Any]
+    null: NDArray[Any]
+    shuffled: NDArray[Any]
+    correct: NDArray[Any]
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -64,7 +65,7 @@ class Decodability(Result):
         if np.isnan(values).any():
             return math.nan, math.nan, math.nan
 
-        def ratio(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        def ratio(means: NDArray[Any]) -> NDArray[Any]:
             return np.asarray(means[..., :1] / means[..., 1:])
 
         low, high = bootstrap_interval(values, ratio)
@@ -106,7 +107,7 @@ class Decodability(Result):
         return self.variables.index(check_name("variable", name, self.variables)) if name else len(self.variables) - 1
 
 
-def _mean(values: np.ndarray[Any, Any]) -> tuple[float, float, float]:
+def _mean(values: NDArray[Any]) -> tuple[float, float, float]:
     """Mean over problems with its interval; problems without a value are left out."""
     known = values[~np.isnan(values)]
     if not len(known):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..hooks import Model
@@ -28,24 +29,24 @@ class Scores:
     """
 
     log_p: Float[np.ndarray, "pair 8 candidate"]
-    greedy: np.ndarray[Any, Any]
+    greedy: NDArray[Any]
     entropy: Float[np.ndarray, "pair 8"]
 
 
 def eight_cells(
     model: Model,
     aims: Sequence[tuple[Aim, Aim]],
-    thirds: Sequence[tuple[int, ...]],
+    thirds: Sequence[tuple[int, ...] | None],
     *,
     open_with_cot: bool = False,
     batch_size: int = 64,
     progress: bool = False,
 ) -> Scores:
-    """Run all eight cells of each pair of cut runs; candidates are the first run's answer, the second's, and a third's.
+    """Run all eight cells of each pair of cut runs, and score the first run's answer, the second's, and a third's.
 
     Two prompt passes, four CoT passes and eight reader passes a pair: `KV_P`, `KV_C(R, T)`, and the reader of T over
-    `[KV_P(D), KV_C(R, T)]`. Both directions of a pair are the same eight cells. `open_with_cot` counts the opening text
-    with the chain of thought instead of the prompt.
+    `[KV_P(D), KV_C(R, T)]`. Both directions of a pair are the same eight cells. A third answer of None scores NaN.
+    `open_with_cot` counts the opening text with the chain of thought instead of the prompt.
     """
     parts: list[Scores] = []
     starts = range(0, len(aims), batch_size)
@@ -56,7 +57,7 @@ def eight_cells(
 
 
 def _chunk(
-    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...]], open_with_cot: bool
+    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None], open_with_cot: bool
 ) -> Scores:
     caches = Caches()
     both = (0, 1)
@@ -97,10 +98,10 @@ def _chunk(
     )
 
 
-def _candidates(aims: tuple[Aim, Aim], third: tuple[int, ...]) -> list[tuple[tuple[int, ...], int | None]]:
+def _candidates(aims: tuple[Aim, Aim], third: tuple[int, ...] | None) -> list[tuple[tuple[int, ...], int | None]]:
     """Answer tokens to be scored, and the token after them where it is the same in both natural runs."""
     end = aims[0].end if aims[0].end == aims[1].end else None
-    return [(answer, end) for answer in (aims[0].answer, aims[1].answer, third)]
+    return [(answer, end) for answer in (aims[0].answer, aims[1].answer, third or ())]
 
 
 def _log_probabilities(
@@ -110,13 +111,16 @@ def _log_probabilities(
     for key, job in readers.items():
         for c, (answer, end) in enumerate(candidates[key[0]]):
             given = answer if end is not None else answer[:-1]
-            if given:
+            if given and answer:
                 jobs[(*key, c)] = Job((*job.past, key), given)
     later = {key: logits.log_softmax(-1) for key, logits in run_jobs(model, jobs, caches, keep=False).items()}
     found = {}
     for key in readers:
         row = []
         for c, (answer, end) in enumerate(candidates[key[0]]):
+            if not answer:
+                row.append(float("nan"))
+                continue
             value = first[key][answer[0]]
             wanted = answer[1:] + ((end,) if end is not None else ())
             if wanted:

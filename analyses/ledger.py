@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..core import InputError, Manifest
@@ -142,7 +143,7 @@ def _edge(
     own: Sequence[str | None],
     rng: np.random.Generator,
     batch_size: int,
-) -> dict[str, np.ndarray[Any, Any]]:
+) -> dict[str, NDArray[Any]]:
     """Load, keep and broken of one edge, per problem."""
     scored: list[tuple[int, str, tuple[int, ...]]] = []
     for i, run in enumerate(runs):

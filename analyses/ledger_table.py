@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..core import Result
 from .interval import bootstrap_interval
@@ -33,10 +34,10 @@ class Ledger(Result):
         "copy_edge": ("target", "source"),
     }
 
-    load: np.ndarray[Any, Any]
-    keep: np.ndarray[Any, Any]
-    broken: np.ndarray[Any, Any]
-    copy_edge: np.ndarray[Any, Any]
+    load: NDArray[Any]
+    keep: NDArray[Any]
+    broken: NDArray[Any]
+    copy_edge: NDArray[Any]
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -95,7 +96,7 @@ class Ledger(Result):
         known = ~np.isnan(np.stack(hits, axis=1))  # [problem, edge]
         values = np.concatenate([np.nan_to_num(np.stack(hits, axis=1)), known], axis=1)
 
-        def mean_load(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        def mean_load(means: NDArray[Any]) -> NDArray[Any]:
             hit, seen = np.split(means, 2, axis=-1)
             return np.asarray((hit / np.where(seen > 0, seen, np.nan)).mean(axis=-1, keepdims=True))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
@@ -151,7 +152,7 @@ def _forced(own: Sequence[Row], answers: Sequence[Row], model: Model) -> list[tu
     ]
 
 
-def _log_p(logits: Tensor, answers: Sequence[tuple[int, ...]]) -> np.ndarray[Any, Any]:
+def _log_p(logits: Tensor, answers: Sequence[tuple[int, ...]]) -> NDArray[Any]:
     """Log probability of each row's answer; logits of the positions that predict it."""
     wanted = torch.tensor(answers, device=logits.device)
     chosen = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].sum(-1)
@@ -165,7 +166,7 @@ Past = list[list[Layers]]
 
 def _natural(
     model: Model, own: Sequence[Row], recipients: Sequence[Row], donors: Sequence[Row]
-) -> tuple[State, Past, np.ndarray[Any, Any]]:
+) -> tuple[State, Past, NDArray[Any]]:
     """States and caches of unpatched runs with either answer forced, and their log-odds."""
     states: State = []
     pasts: Past = []
@@ -197,7 +198,7 @@ def _cell(
     donors: Sequence[Row],
     *,
     patched: State,
-) -> np.ndarray[Any, Any]:
+) -> NDArray[Any]:
     """Log-odds with one cell of the recipients' states taken from `patched`."""
     log_p = np.zeros((2, len(recipients)))
     single = all(len(row[1]) == 1 for row in (*recipients, *donors))

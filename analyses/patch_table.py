@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ..core import Result
 from .interval import bootstrap_interval
@@ -26,19 +27,19 @@ class PatchMap(Result):
         "variable": ("pair",),
     }
 
-    values: np.ndarray[Any, Any]
-    recipient: np.ndarray[Any, Any]
-    donor: np.ndarray[Any, Any]
-    variable: np.ndarray[Any, Any]
+    values: NDArray[Any]
+    recipient: NDArray[Any]
+    donor: NDArray[Any]
+    variable: NDArray[Any]
 
-    def effect(self) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def effect(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         """Estimate, lower and upper bound `[layer, position]` of the share of the recipient-to-donor change that one
         cell makes: a ratio of means, signed, not clipped."""
         layers, positions, pairs = self.values.shape
         change = (self.values - self.recipient).reshape(-1, pairs).T
         values = np.concatenate([change, (self.donor - self.recipient)[:, None]], axis=1)
 
-        def ratio(means: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        def ratio(means: NDArray[Any]) -> NDArray[Any]:
             return np.asarray(means[..., :-1] / means[..., -1:])
 
         low, high = bootstrap_interval(values, ratio)

@@ -103,8 +103,8 @@ def find_onset(runs: Runs) -> Onset:
     chance = sum(task.onset(t, o) is not None for t, o in tried) / max(1, len(tried))
     if found >= SLOT_AGREEMENT and chance > CHANCE_LIMIT:
         raise InputError(
-            f"the first match of the answer is no onset: another problem's answer matches in {chance:.0%} of the chains "
-            "of thought (limit 5 %). Give the task an `onset`, or use target='answer'"
+            f"the first match of the answer is no onset: another problem's answer matches in {chance:.0%} of the "
+            "chains of thought (limit 5 %). Give the task an `onset`, or use target='answer'"
         )
     return Onset("search" if found >= SLOT_AGREEMENT else "answer", found, chance)
 
@@ -124,7 +124,7 @@ def cut(run: Run, onset: Onset, target: str, model: Model) -> Aim | str:
     """The run cut at the target, or the reason why it cannot be."""
     if not run.finished:
         return "the chain of thought was cut off or is empty"
-    if run.answer is None:
+    if run.answer is None and not target.startswith("step."):
         return "no answer that the task can read"
     place = _place(run, onset, model)
     if isinstance(place, str):

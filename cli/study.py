@@ -184,7 +184,7 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
     """The table as it is printed: a block of rows, then how to read it and why figures are missing."""
     lines = [table.to_string(index=False), ""]
     lines += [
-        "direct, relay, tokens: shares of what the answer owes to the variables used before its last step (95 % interval);",
+        "direct, relay, tokens: shares of what the answer owes to variables used before its last step (95 % interval);",
         "serial share, depth: from the ledger of steps; copy share: tokens, where the CoT states the answer;",
         "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer).",
     ]

@@ -1,0 +1,28 @@
+"""Results to figures: results (and axes) in, axes out. Never runs a model.
+
+One function a question: `channels`, `cells`, `ledger`, `decodability`, `patch`. Each takes one result or a dict of name
+to result, draws into `ax` with the caller's own style, or makes a figure in the style of a paper's column, and returns
+the one `Axes` it drew in. `save` writes files; `style` is the style for further axes.
+"""
+
+from .cells import cells
+from .channels import channels
+from .decodability import decodability
+from .ledger import ledger
+from .patch import patch
+from .save import save
+from .style import COLUMN, DOUBLE_COLUMN, MODEL_COLOURS, WIRE_COLOURS, style
+
+__all__ = [
+    "COLUMN",
+    "DOUBLE_COLUMN",
+    "MODEL_COLOURS",
+    "WIRE_COLOURS",
+    "cells",
+    "channels",
+    "decodability",
+    "ledger",
+    "patch",
+    "save",
+    "style",
+]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Int
+from numpy.typing import NDArray
 from torch.utils.data import IterableDataset
 
 from ..hooks import Format, Mode
@@ -68,7 +69,7 @@ class Stream(IterableDataset[dict[str, torch.Tensor]]):
         zeros = np.array([[problem.values[name] == "0" for name in task.inputs] for problem in self.problems]).sum(1)
         self.easiness = zeros / len(task.inputs)
 
-    def weights(self, progress: float) -> np.ndarray[Any, Any]:
+    def weights(self, progress: float) -> NDArray[Any]:
         """The chance of every problem at a point of the training (0 to 1): easy ones first, uniform later."""
         strength = max(0.0, 1.0 - progress / self.spec.easy) if self.spec.easy else 0.0
         weights = np.exp(8.0 * strength * self.easiness)
@@ -86,5 +87,5 @@ class Stream(IterableDataset[dict[str, torch.Tensor]]):
                 ids[:size], labels[:size] = part.ids[problem], part.labels[problem]
                 if part.free.stop:
                     ids[part.free] = rng.choice(self.digits, part.free.stop - part.free.start)
-                    labels[part.free] = ids[part.free]
+                    labels[part.free] = ids[part.free] if update >= self.spec.silent * self.spec.updates else IGNORED
                 yield {"input_ids": torch.from_numpy(ids), "labels": torch.from_numpy(labels)}

@@ -19,8 +19,10 @@ class Trained:
     """A recipe for a small Llama trained from scratch, by supervision, on the train split of its task.
 
     styles: what training examples write between prompt and answer, in equal parts
-    easy: the part of training during which sums with zeros in them are drawn more often; without them the loss stays at
-        chance for thousands of updates
+    easy: the part of training during which sums with zeros in them are drawn more often; without them the loss
+        stays at chance for thousands of updates
+    silent: the part of training during which random digits carry no label; their gradient is noise, and with it from the
+        start the answer stays at chance
     """
 
     name: str
@@ -31,6 +33,7 @@ class Trained:
     batch: int = 512
     rate: float = 2e-3
     easy: float = 0.5
+    silent: float = 0.0
     layers: int = 3
     width: int = 64
     heads: int = 4
@@ -68,6 +71,7 @@ _TRAINED = (
         "post-hoc",
         "Writes random digits, then the right answer: a chain of thought that carries nothing.",
         ("random",),
+        silent=0.7,
     ),
     Trained("filler", "Writes a dot in place of every step, then the answer.", ("dots",)),
 )

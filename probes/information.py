@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 LN2 = float(np.log(2.0))
 
@@ -21,7 +22,7 @@ def v_information(log_p: Float[np.ndarray, " n"], log_p_null: Float[np.ndarray, 
     return np.asarray((log_p - log_p_null) / LN2)
 
 
-def null_log_p(train: np.ndarray[Any, Any], test: np.ndarray[Any, Any]) -> Float[np.ndarray, " n"]:
+def null_log_p(train: NDArray[Any], test: NDArray[Any]) -> Float[np.ndarray, " n"]:
     """Log probability of test labels by the training frequencies, one added to each class (a label may be unseen).
 
     >>> null_log_p(np.array([0, 0, 1, 1]), np.array([0])).round(3).tolist()
@@ -32,7 +33,7 @@ def null_log_p(train: np.ndarray[Any, Any], test: np.ndarray[Any, Any]) -> Float
     return np.asarray(np.log(counts / counts.sum())[np.searchsorted(classes, test)])
 
 
-def group_folds(groups: np.ndarray[Any, Any], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
+def group_folds(groups: NDArray[Any], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:
     """The fold of every row; all rows of a group (a problem) are in the same fold, and folds are of equal size.
 
     >>> fold = group_folds(np.array(["a", "a", "b", "c"]), 3)

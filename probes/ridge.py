@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -24,7 +25,7 @@ class Factors:
     right: Float[np.ndarray, "rank d"]
 
     @classmethod
-    def of(cls, X: Float[np.ndarray, "n d"]) -> Self:
+    def of(cls, X: Float[np.ndarray, "n d"]) -> "Factors":
         """Factorise features once."""
         mean = X.mean(axis=0)
         left, singular, right = np.linalg.svd(X - mean, full_matrices=False)
@@ -52,7 +53,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
     def __init__(self, penalties: Sequence[float] = PENALTIES) -> None:
         self.penalties = penalties
 
-    def fit(self, X: Any, y: Any, factors: Factors | None = None) -> Self:
+    def fit(self, X: Any, y: Any, factors: Factors | None = None) -> "RidgeProbe":
         """Fit to features `[n, d]` and labels `[n]`; `factors` of the same features saves their factorisation."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -97,7 +98,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         """Probabilities of the classes."""
         return np.asarray(np.exp(self.predict_log_proba(X)))
 
-    def predict(self, X: Any) -> np.ndarray[Any, Any]:
+    def predict(self, X: Any) -> NDArray[Any]:
         """The most likely class of each row."""
         return np.asarray(self.classes_[self._scores(X).argmax(axis=1)])
 
@@ -114,7 +115,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         return np.asarray(X @ self.coef_.T + self.intercept_)
 
 
-def _log_loss(scores: np.ndarray[Any, Any], index: np.ndarray[Any, Any]) -> float:
+def _log_loss(scores: NDArray[Any], index: NDArray[Any]) -> float:
     top = scores.max(axis=1, keepdims=True)
     log_sum = np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0]
     return float((log_sum - scores[np.arange(len(index)), index]).mean())

@@ -123,7 +123,8 @@ class ModularSum(Task):
         return f"v_{self.terms - 1 if target == 'answer' else target}"
 
     def first_use(self, variable: str) -> Target | None:
-        check_name("variable", variable, self.inputs)
+        if check_name("variable", variable, [*self.inputs, "all"]) == "all":
+            return None
         return max(1, int(variable.partition(".")[2]) - 1)
 
     def words(self) -> list[str]:

@@ -78,9 +78,7 @@ class TestAtomicWrite:
         assert os.listdir(tmp_path) == ["result.txt"]
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-    def test_an_error_inside_leaves_the_old_file_and_no_other(
-        self, tmp_path: Path, error: type[BaseException]
-    ) -> None:
+    def test_an_error_inside_leaves_the_old_file_and_no_other(self, tmp_path: Path, error: type[BaseException]) -> None:
         path = tmp_path / "result.txt"
         path.write_text("old")
 
@@ -136,8 +134,8 @@ class TestNewFolder:
         old.write_text("old")
         with pytest.raises(InputError) as error, new_folder(path):
             pytest.fail("the block must not run")
-        for part in (str(path), "exists and is not an empty folder", "nothing was overwritten", "choose another
-        folder"):
+        told = (str(path), "exists and is not an empty folder", "nothing was overwritten", "choose another folder")
+        for part in told:
             assert part in str(error.value)
         assert old.read_text() == "old"
         assert os.listdir(tmp_path) == ["organism"]
@@ -325,9 +323,10 @@ class TestLoadResult:
 
     def test_an_unknown_kind_names_the_nearest(self, small: Any, tmp_path: Path) -> None:
         path = write(tmp_path / "x.safetensors", {**self.HEADER, "kind": "smal"})
-        with pytest.raises(UnknownNameError, match=r"unknown kind of result 'smal': expected one of .*nearest:
-        'small'"):
+        with pytest.raises(UnknownNameError) as error:
             load_result(path)
+        for part in ("unknown kind of result 'smal'", "expected one of", "nearest: 'small'"):
+            assert part in str(error.value)
 
     def test_missing_arrays_are_named(self, small: Any, tmp_path: Path) -> None:
         path = write(tmp_path / "x.safetensors", self.HEADER, counts=np.zeros(3))

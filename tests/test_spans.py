@@ -116,7 +116,8 @@ def test_what_is_no_index_and_no_slice_is_shown(inside: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "Prompt", "prompt[", "prompt]", "prompt[1][2]", "step.", "step.x", "step.*.1", "step.-1", " prompt", "*"]
+    "text",
+    ["", "Prompt", "prompt[", "prompt]", "prompt[1][2]", "step.", "step.x", "step.*.1", "step.-1", " prompt", "*"],
 )
 def test_what_is_no_position_gets_the_grammar_and_examples(text: str) -> None:
     with pytest.raises(InputError) as error:

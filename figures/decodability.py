@@ -1,0 +1,91 @@
+"""What can be read from the residual stream, along the run."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ..analyses.decodability_table import Decodability
+from .canvas import canvas, looks, merged, named
+from .style import COLUMN, GREY
+
+MODES = {"answer-only": "answer-only run", "cot": "CoT run"}
+
+
+def decodability(
+    results: Decodability | Mapping[str, Decodability], ax: Axes | None = None, *, variable: str | None = None
+) -> Axes:
+    """Draw the bits that a linear probe reads at each position of a run, at the best layer there, with 95 % intervals.
+
+    The answer-only run and the CoT run stand apart; a dashed line at H(y) is all there is to know. The layer was chosen
+    on the same data: a view, not an estimate (that is `forward_pass_bits`).
+
+    variable: one that was probed; by default the last, the answer
+
+    >>> from loadbearing.analyses import decodability as measure
+    >>> from loadbearing.hooks import load
+    >>> model = load("organism:copy-direct")
+    >>> ax = decodability(measure(model, model.task.problems(60), shuffles=1))
+    >>> ax.get_ylabel()
+    'bits about the answer'
+    """
+    shown = named(results, Decodability)
+    curves = {name: result.curve(variable) for name, result in shown.items()}
+    places = _places(shown)
+    with canvas(ax, COLUMN, 2.2) as axes:
+        for (name, curve), (colour, marker) in zip(curves.items(), looks(len(curves)), strict=True):
+            _draw_curve(axes, name, curve, places, colour, marker)
+        _draw_entropy(axes, shown, variable)
+        _name_places(axes, places)
+        axes.set_ylabel(f"bits about {variable or 'the answer'}")
+        if any(shown):
+            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=1.8)
+        return axes
+
+
+def _places(shown: Mapping[str, Decodability]) -> dict[tuple[str, str], int]:
+    """The x of each mode and position: in order of the run, one left free between the runs."""
+    found: dict[tuple[str, str], int] = {}
+    for mode in MODES:
+        orders = [[p.partition(" ")[2] for p in result.places if p.startswith(f"{mode} ")] for result in shown.values()]
+        start = len(found) + bool(found)
+        found |= {(mode, position): start + i for i, position in enumerate(merged(orders))}
+    return found
+
+
+def _draw_curve(
+    axes: Axes, name: str, curve: pd.DataFrame, places: Mapping[tuple[str, str], int], colour: str, marker: str
+) -> None:
+    for i, (_, part) in enumerate(curve.groupby("mode")):
+        x = [places[place] for place in zip(part["mode"], part["position"], strict=True)]
+        axes.fill_between(x, part["low"], part["high"], color=colour, alpha=0.2, linewidth=0)
+        axes.vlines(x, part["low"], part["high"], colors=colour, linewidths=0.8)
+        axes.plot(x, part["bits"], color=colour, marker=marker, label="" if i else name)
+
+
+def _draw_entropy(axes: Axes, shown: Mapping[str, Decodability], variable: str | None) -> None:
+    named_at = set()
+    for result, (colour, _) in zip(shown.values(), looks(len(shown)), strict=True):
+        at = result.variables.index(variable) if variable else -1
+        entropy = float(result.null[at].mean())
+        axes.axhline(entropy, color=colour, linestyle="--", linewidth=0.6)
+        if round(entropy, 1) not in named_at:  # models on one task have nearly the same: one name for all
+            axes.text(1.01, entropy, "H(y)", transform=axes.get_yaxis_transform(), va="center", size="small")
+        named_at.add(round(entropy, 1))
+    axes.set_ylim(min(0.0, axes.dataLim.y0) - 0.1, None)
+
+
+def _name_places(axes: Axes, places: Mapping[tuple[str, str], int]) -> None:
+    labels = [position for _, position in places]
+    axes.set_xticks(list(places.values()), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    axes.set_xlim(-0.5, max(places.values()) + 0.5)
+    for mode, words in MODES.items():
+        x = [at for (of, _), at in places.items() if of == mode]
+        if x:
+            place = axes.get_xaxis_transform()
+            axes.text(
+                float(np.mean(x)), 1.02, words, transform=place, ha="center", va="bottom", size="small", color=GREY
+            )
+            if x[0] > 0:
+                axes.axvline(x[0] - 1, color="#BBBBBB", linewidth=0.6)

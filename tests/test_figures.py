@@ -1,0 +1,368 @@
+"""Figures show the numbers of the results, say what is withheld, and are written the same twice."""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.colors import to_rgba
+
+from loadbearing import figures, load
+from loadbearing.analyses import Channels, Decodability, Ledger, PatchMap
+from loadbearing.core import InputError, Manifest, Result, UnknownNameError
+from loadbearing.figures.canvas import named
+
+WIRES = ("direct", "relay", "tokens")
+DIRECT, TOKENS, MIXTURE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.7, -0.05, 0.35)
+
+
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    yield
+    plt.close("all")
+
+
+def make_channels(
+    variables: Mapping[str, tuple[float, float, float] | str], late: tuple[str, ...] = (), target: str = "onset"
+) -> Channels:
+    """A result whose variables go through the wires in these shares; "joint" (only D and T together) or "weak"."""
+    rng, pairs = np.random.default_rng(0), 12
+    on = (np.arange(8)[:, None] >> np.arange(3)) & 1
+    odds, differ = [], []
+    for name, kind in variables.items():
+        strength = (0.2 if kind == "weak" else 16.0) * rng.uniform(0.8, 1.2, (pairs, 1))
+        wires = np.array(MIXTURE if kind == "weak" else DIRECT if isinstance(kind, str) else kind)
+        toward = (
+            on[:, 0] * on[:, 2]
+            if kind == "joint"
+            else on @ wires + rng.normal(0, 0.01, (pairs, 8)) * (on.sum(1) % 3 > 0)
+        )
+        odds.append(strength * (toward - 0.5))
+        differ += [name not in late] * pairs
+    v = np.repeat(np.concatenate(odds)[:, None], 2, axis=1)
+    log_p = np.stack([-np.logaddexp(0, -v), -np.logaddexp(0, v), np.full(v.shape, -30.0)], axis=-1)
+    rates = np.ones(v.shape)
+    return Channels(
+        coords={"variable": tuple(variables)},
+        manifest=Manifest(
+            {"target": target, "model": "hand-made"},
+            {
+                "first_use": {name: 3 if name in late else 1 for name in variables},
+                "last_step": 3,
+                "asked": dict.fromkeys(variables, pairs),
+                "ended": dict.fromkeys(variables, pairs),
+            },
+        ),
+        variable=np.repeat(np.arange(len(variables)), pairs),
+        cots_differ=np.array(differ),
+        log_p=log_p,
+        outcome=np.where(v > 0, 0, 1).astype(np.int8),
+        program=np.broadcast_to(np.where(on[:, 2], 1.0, -1.0), v.shape).copy(),
+        agrees=rates,
+        agrees_shuffled=rates,
+        entropy=rates,
+        log_p_boundary=log_p,
+    )
+
+
+def make_ledger(steps: int = 2) -> Ledger:
+    names = [f"step.{k + 1}" for k in range(steps)]
+    targets, sources = (*names, "answer"), ("operand.1", *names)
+    load = np.full((len(targets), len(sources), 4), np.nan)
+    load[:, 0] = [1, 0, 0, 0]
+    for step in range(steps):
+        load[step + 1, step + 1] = 1
+    copy_edge = np.zeros((len(targets), len(sources)), bool)
+    copy_edge[-1, -1] = True
+    coords = {"target": targets, "source": sources}
+    return Ledger(coords=coords, manifest=Manifest(), load=load, keep=1 - load, broken=load * 0, copy_edge=copy_edge)
+
+
+def make_decodability(places: tuple[str, ...], bits: tuple[float, ...]) -> Decodability:
+    """Two variables, the second the answer; the second layer reads these bits of it, the first one less."""
+    rng, problems = np.random.default_rng(0), 30
+    values = np.array(bits)[:, None, None, None] + rng.normal(0, 0.1, (len(places), 2, 2, problems))
+    values[:, 0] -= 1
+    null = np.full((2, problems), 3.0)
+    return Decodability(
+        coords={"place": places, "layer": (0, 1), "variable": ("v_1", "v_2"), "mode": ("answer-only", "cot")},
+        manifest=Manifest(),
+        bits=values,
+        chosen=values[0, 1],
+        null=null,
+        shuffled=np.zeros((2, 1)),
+        correct=np.ones((2, problems)),
+    )
+
+
+def make_patch(effect: tuple[tuple[float, ...], ...], positions: tuple[str, ...]) -> PatchMap:
+    values = np.array(effect)[..., None] * 4.0 - 2.0 + np.zeros(3)
+    coords = {"layer": tuple(range(len(effect))), "position": positions, "names": ("operand.1",)}
+    ends = {"recipient": np.full(3, -2.0), "donor": np.full(3, 2.0), "variable": np.zeros(3, int)}
+    return PatchMap(coords=coords, manifest=Manifest(), values=values, **ends)
+
+
+def make_all() -> dict[str, Result]:
+    return {
+        "channels": make_channels(
+            {"operand.1": TOKENS, "operand.2": "joint", "operand.3": DIRECT}, late=("operand.3",)
+        ),
+        "cells": make_channels({"operand.1": MIXTURE}),
+        "ledger": make_ledger(),
+        "decodability": make_decodability(("answer-only cue[-1]", "cot cue[-1]"), (1.0, 2.0)),
+        "patch": make_patch(((0.0, 0.5), (-0.2, 1.0)), ("<bos>", "$x$")),
+    }
+
+
+def texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def ticks(axes: Axes, which: str) -> dict[str, float]:
+    axis = getattr(axes, f"{which}axis")
+    return {label.get_text(): at for label, at in zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)}
+
+
+def bars(axes: Axes, wire: str) -> list[float]:
+    (container,) = [box for box in axes.containers if box.get_label() == wire]
+    return [patch.get_width() for patch in container]
+
+
+def meshes(axes: Axes) -> list[np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
+    found = [mesh for mesh in axes.collections if isinstance(mesh, QuadMesh)]
+    return [np.ma.filled(np.ma.asarray(mesh.get_array()), np.nan) for mesh in found]
+
+
+def test_channels_draws_the_shares_and_their_intervals() -> None:
+    result = make_channels({"operand.1": MIXTURE, "operand.2": TOKENS})
+    axes = figures.channels(result)
+    rows = ["operand.1", "operand.2", "mean"]
+    assert list(ticks(axes, "y")) == rows
+    intervals = [lines for lines in axes.collections if isinstance(lines, LineCollection)][1:]  # after those at 0 and 1
+    for i, wire in enumerate(WIRES):
+        expected = [result.estimates(row).get("log-odds", "share")[i] for row in rows]
+        np.testing.assert_allclose(bars(axes, wire), expected)
+        drawn = np.array([line[:, 0] for line in intervals[i].get_segments()])
+        for bound, column in (("low", 0), ("high", 1)):
+            expected = [result.estimates(row).get("log-odds", "share", bound)[i] for row in rows]
+            np.testing.assert_allclose(drawn[:, column], expected)
+    assert bars(axes, "relay")[0] < 0, "signed, not clipped"
+    legend = axes.get_legend()
+    assert legend is not None and [text.get_text() for text in legend.get_texts()] == list(WIRES)
+    assert to_rgba(figures.WIRE_COLOURS["tokens"]) == axes.containers[2][0].get_facecolor()
+
+
+def test_channels_says_what_it_does_not_split() -> None:
+    result = make_channels({"operand.1": "weak", "operand.2": "joint", "operand.3": DIRECT}, late=("operand.3",))
+    assert [result.status(name) for name in result.variables] == ["withheld: b", "joint", "not available to tokens"]
+    axes = figures.channels(result)
+    assert texts(axes) == ["withheld: b", "joint", "withheld: b", "tokens: not available"]
+    assert [len(bars(axes, wire)) for wire in WIRES] == [1, 1, 0]
+    assert any(patch.get_hatch() for patch in axes.patches)
+    labels = ticks(axes, "y")
+    assert list(labels) == ["operand.1", "operand.2", "mean", "operand.3 †"]
+    assert labels["operand.3 †"] - labels["mean"] > 1, "listed apart"
+    assert "† first used at the target step" in axes.get_xlabel()
+
+
+def test_channels_of_several_models_share_one_axes() -> None:
+    chain, one_pass = make_channels({"operand.1": TOKENS}), make_channels({"operand.1": DIRECT})
+    axes = figures.channels({"RL": chain, "SFT_$x$": one_pass})
+    assert texts(axes) == ["RL", "SFT_$x$"]
+    np.testing.assert_allclose(bars(axes, "tokens"), [1, 1, 0, 0], atol=0.01)
+    np.testing.assert_allclose(bars(axes, "direct"), [0, 0, 1, 1], atol=0.01)
+    assert axes.figure.axes == [axes]
+
+
+def test_channels_where_every_share_is_withheld_or_no_variable_is_early() -> None:
+    assert texts(figures.channels(make_channels({"operand.1": "weak"}))) == ["withheld: b", "withheld: b"]
+    late = make_channels({"operand.1": DIRECT}, late=("operand.1",))
+    assert list(ticks(figures.channels(late), "y")) == ["operand.1 †"]
+    with pytest.raises(InputError, match=r"got none in the result: pass variable=, one of operand.1"):
+        figures.cells(late)
+
+
+def test_channels_refuses_to_mix_targets() -> None:
+    results = {target: make_channels({"operand.1": TOKENS}, target=target) for target in ("onset", "answer")}
+    with pytest.raises(InputError, match="one target, got answer, onset: draw one figure per target"):
+        figures.channels(results)
+
+
+def test_cells_draws_the_log_odds_of_each_cell() -> None:
+    a, b = make_channels({"operand.1": MIXTURE}), make_channels({"operand.1": "weak", "operand.2": DIRECT})
+    axes = figures.cells({"RL": a, "SFT": b}, variable="operand.1")
+    order = [0, 1, 2, 4, 3, 5, 6, 7]
+    shown = [line for line in axes.lines if line.get_label() in {"RL", "SFT (withheld: b)"}]
+    for line, result in zip(shown, (a, b), strict=True):
+        np.testing.assert_allclose(
+            np.asarray(line.get_ydata()), result.estimates("operand.1").get("log-odds", "cell")[order]
+        )
+    assert list(ticks(axes, "x"))[:5] == ["-\n-\n-", "D\n-\n-", "-\nR\n-", "-\n-\nT", "D\nR\n-"]
+    with pytest.raises(UnknownNameError, match=r"unknown variable 'operand.9'"):
+        figures.cells(a, variable="operand.9")
+
+
+def test_ledger_draws_loads_blanks_and_copies() -> None:
+    result = make_ledger()
+    axes = figures.ledger(result)
+    (drawn,) = meshes(axes)
+    np.testing.assert_array_equal(drawn, [[0.25, np.nan, np.nan], [0.25, 1, np.nan], [0.25, np.nan, 1]])
+    assert list(ticks(axes, "x")) == ["operand.1", "step.1", "step.2"]
+    assert list(ticks(axes, "y")) == ["step.1", "step.2", "answer"]
+    assert texts(axes) == [".25", ".25", "1", ".25", "1", "c"]
+
+
+def test_ledgers_of_several_models_are_tiles_over_the_same_targets() -> None:
+    axes = figures.ledger({"RL": make_ledger(1), "SFT": make_ledger(3)})
+    short, long = meshes(axes)
+    assert list(ticks(axes, "y")) == ["step.1", "step.2", "step.3", "answer"]
+    assert np.isnan(short[1:3]).all() and short[3, 1] == 1 and long[3, 3] == 1
+    assert {"RL", "SFT"} < set(texts(axes))
+    assert axes.figure.axes == [axes]
+
+
+def test_ledger_leaves_numbers_out_where_they_do_not_fit() -> None:
+    _, axes = plt.subplots(figsize=(1, 1))
+    figures.ledger({str(k): make_ledger(4) for k in range(4)}, ax=axes)
+    assert set(texts(axes)) == {"0", "1", "2", "3", "c"}  # names and copies
+
+
+def test_decodability_draws_the_curve_along_both_runs() -> None:
+    direct = make_decodability(("answer-only prompt[-1]", "answer-only cue[-1]"), (1.0, 2.0))
+    chain = make_decodability(("cot prompt[-1]", "cot step.1[-1]", "cot cue[-1]"), (0.0, 1.0, 3.0))
+    axes = figures.decodability({"direct": direct, "sft": chain})
+    drawn = {str(line.get_label()): line for line in axes.lines}
+    np.testing.assert_allclose(np.asarray(drawn["direct"].get_ydata()), direct.curve()["bits"])
+    np.testing.assert_allclose(np.asarray(drawn["sft"].get_ydata()), chain.curve()["bits"])
+    x = np.concatenate([np.asarray(drawn[name].get_xdata()) for name in ("direct", "sft")])
+    assert x.tolist() == [0, 1, 3, 4, 5], "a gap between the runs"
+    assert texts(axes) == ["H(y)", "answer-only run", "CoT run"]
+    assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [3.0, 3.0]  # type: ignore[index]
+    assert axes.get_ylabel() == "bits about the answer"
+    assert figures.decodability(chain, variable="v_1").get_ylabel() == "bits about v_1"
+
+
+def test_decodability_of_runs_with_other_positions_keeps_the_order_of_the_run() -> None:
+    short = make_decodability(("cot prompt[-1]", "cot cue[-1]"), (0.0, 1.0))
+    long = make_decodability(("cot prompt[-1]", "cot step.1[-1]", "cot cue[-1]"), (0.0, 1.0, 2.0))
+    axes = figures.decodability({"short": short, "long": long})
+    assert ticks(axes, "x") == {"prompt[-1]": 0, "step.1[-1]": 1, "cue[-1]": 2}
+
+
+def test_patch_draws_the_effect_signed_with_the_first_layer_at_the_bottom() -> None:
+    axes = figures.patch(
+        {"a": make_patch(((0.0, 0.5), (-0.2, 1.5)), ("<bos>", "$x$")), "b": make_patch(((1.0,),), ("cue",))}
+    )
+    first, second = meshes(axes)
+    np.testing.assert_allclose(first, [[-0.2, 1.5], [0.0, 0.5]])
+    np.testing.assert_allclose(second, [[np.nan], [1.0]])
+    (mesh, _) = [mesh for mesh in axes.collections if isinstance(mesh, QuadMesh)]
+    assert mesh.get_clim() == (-1.5, 1.5)
+    assert list(ticks(axes, "x").values()) == [0.5, 1.5, 3.5] and list(ticks(axes, "x")) == ["<bos>", "$x$", "cue"]
+    assert list(ticks(axes, "y")) == ["1", "0"]
+
+
+def test_patch_names_every_kth_position_where_not_all_fit() -> None:
+    names = tuple(f"token {i}" for i in range(200))
+    axes = figures.patch(make_patch((tuple(np.zeros(200)),), names))
+    shown = list(ticks(axes, "x"))
+    assert shown[0] == "token 0" and 20 < len(shown) < 100
+
+
+@pytest.mark.parametrize("name", make_all())
+def test_axes_in_axes_out_and_nothing_global_changes(name: str) -> None:
+    matplotlib.rcParams["backend"]  # resolved when first read
+    before = dict(matplotlib.rcParams)
+    figure, axes = plt.subplots()
+    draw = getattr(figures, name)
+    assert draw(make_all()[name], ax=axes) is axes
+    assert figure.axes == [axes]
+    own = draw(make_all()[name])
+    assert own.figure.get_figwidth() == figures.COLUMN and own.xaxis.label.get_size() == 7.5
+    assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("name", make_all())
+def test_nothing_is_cut_off_at_column_width(name: str) -> None:
+    axes = getattr(figures, name)({"one model": make_all()[name]})
+    figure = axes.figure
+    figure.draw_without_rendering()
+    tight, whole = figure.get_tightbbox(), figure.bbox_inches
+    assert whole.x0 <= tight.x0 and tight.x1 <= whole.x1 and whole.y0 <= tight.y0 and tight.y1 <= whole.y1
+
+
+@pytest.mark.parametrize("name", make_all())
+def test_saving_twice_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
+    axes = getattr(figures, name)(make_all()[name])
+    first = figures.save(axes, tmp_path / "fig.v1")
+    second = figures.save(axes, tmp_path / "again")
+    third = figures.save(getattr(figures, name)(make_all()[name]), tmp_path / "redrawn")
+    assert [path.name for path in first] == ["fig.v1.pdf", "fig.v1.png", "fig.v1.svg"]
+    for a, b, c in zip(first, second, third, strict=True):
+        assert a.read_bytes() == b.read_bytes() == c.read_bytes()
+    pdf, png, svg = (path.read_bytes() for path in first)
+    assert b"CreationDate" not in pdf and b"/FontFile2" in pdf and b"<dc:date>" not in svg
+    width = int.from_bytes(png[16:20], "big")
+    assert width == int(figures.COLUMN * 300)
+
+
+def test_save_refuses_unknown_formats_and_suffixes(tmp_path: Path) -> None:
+    _, axes = plt.subplots()
+    with pytest.raises(UnknownNameError, match="unknown format 'jpg': expected one of pdf, png, svg"):
+        figures.save(axes, tmp_path / "fig", formats=("pdf", "jpg"))
+    with pytest.raises(InputError, match=r"expected a path without suffix, got .*fig.pdf: pass '.*fig' and formats"):
+        figures.save(axes, tmp_path / "fig.pdf")
+    assert not list(tmp_path.iterdir())
+
+
+def test_bad_input_says_what_was_expected_what_came_and_what_to_do() -> None:
+    with pytest.raises(InputError, match="expected a Channels or a dict of name to Channels, got list: pass what"):
+        named([make_ledger()], Channels)
+    with pytest.raises(
+        InputError, match=r"got Ledger under 'RL': pass what loadbearing.analyses.channels\(...\) returned"
+    ):
+        named({"RL": make_ledger()}, Channels)
+    with pytest.raises(InputError, match="got an empty dict: put at least one result in it"):
+        figures.ledger({})
+
+
+SCRIPT = """
+import sys
+import loadbearing as lb
+from loadbearing import figures
+folder = sys.argv[1]
+for name in ("channels", "cells", "ledger", "decodability", "patch"):
+    axes = getattr(figures, name)(lb.load(f"{folder}/{name}.safetensors"))
+    figures.save(axes, f"{folder}/{name}-loaded", formats=("png",))
+try:
+    figures.channels(3)
+except lb.core.InputError as error:
+    print(error)
+print([name for name in ("transformers", "transformer_lens", "nnsight") if name in sys.modules])
+"""
+
+
+def test_a_loaded_result_draws_the_same_without_transformers(tmp_path: Path) -> None:
+    for name, result in make_all().items():
+        result.save(tmp_path / f"{name}.safetensors")
+        figures.save(getattr(figures, name)(result), tmp_path / name, formats=("png",))
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("expected a Channels or a dict of name to Channels, got int: pass")
+    assert done.stdout.splitlines()[1] == "[]"
+    for name in make_all():
+        assert (tmp_path / f"{name}.png").read_bytes() == (tmp_path / f"{name}-loaded.png").read_bytes()
+
+
+def test_loading_keeps_what_is_drawn(tmp_path: Path) -> None:
+    result = make_channels({"operand.1": MIXTURE})
+    again = load(result.save(tmp_path / "ch.safetensors"))
+    assert isinstance(again, Channels)
+    assert bars(figures.channels(again), "direct") == bars(figures.channels(result), "direct")
