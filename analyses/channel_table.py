@@ -42,7 +42,7 @@ class Estimates:
         return np.asarray(getattr(self, bound)[chosen])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Channels(Result):
     """The eight cells of every pair, in both directions (0: recipient to donor, 1: the other way round).
 
@@ -131,6 +131,8 @@ class Channels(Result):
         bar = JOINT * found.get("p(donor's)", "total")
         low, high = found.get("p(donor's)", "interaction", "low"), found.get("p(donor's)", "interaction", "high")
         if (low > bar).any() or (high < -bar).any():
+            return "joint"
+        if variable == SUMMARY and any(self.status(name) == "joint" for name in self.early):
             return "joint"
         return "ok" if self.cots_differ[self.select(variable)].any() else "not available to tokens"
 

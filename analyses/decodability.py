@@ -105,9 +105,7 @@ def decodability(
     )
 
 
-def _features(
-    model: Model, problems: Sequence[Problem], mode: Mode, progress: bool
-) -> tuple[Features, NDArray[Any]]:
+def _features(model: Model, problems: Sequence[Problem], mode: Mode, progress: bool) -> tuple[Features, NDArray[Any]]:
     """Features and problem numbers by (place, layer), and which answers are right."""
     runs = generate(model, problems, mode, progress=progress)
     named = ["prompt[-1]", *(["open[-1]"] if all("open" in run.spans for run in runs) else [])]

@@ -13,7 +13,7 @@ from ..core import Result, check_name
 from .interval import bootstrap_interval
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decodability(Result):
     """Bits that a linear probe reads, out of fold.
 

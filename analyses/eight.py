@@ -1,6 +1,6 @@
 """The eight cells of a pair, computed exactly by running segments over spliced caches."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from ..hooks import Model
 from ..hooks.format import decode
-from ..hooks.splice import Caches, Job, plain_logits, run_jobs
+from ..hooks.splice import Caches, Job, extend, plain_logits, run_jobs
 from .cells import N_CELLS
 from .targets import Aim
 
@@ -83,62 +83,54 @@ def _chunk(
         if ("C", i, r, t) in cots:
             past += (("C", i, r, t),)
         readers[i, cell] = Job(past, aims[i][t].reader)
-    first = {key: logits[-1].log_softmax(-1) for key, logits in run_jobs(model, readers, caches).items()}
-
     candidates = {i: _candidates(aims[i], thirds[i]) for i in pairs}
-    log_p = _log_probabilities(model, readers, first, candidates, caches)
-    lengths = {i: max(len(aim.answer) for aim in aims[i]) for i in pairs}
-    greedy = _greedy(model, readers, first, lengths, caches)
+
+    def read(logits: torch.Tensor, keys: list[Key]) -> Iterator[tuple[list[float], float, int]]:
+        """Log probability of each candidate's first token, entropy, and the most likely token."""
+        log_p = logits[:, -1].log_softmax(-1)
+        starts = torch.tensor([[answer[0] if answer else 0 for answer, _ in candidates[i]] for i, _ in keys])
+        first = log_p.gather(-1, starts.to(log_p.device))
+        entropy = -(log_p.exp() * log_p).nan_to_num().sum(-1)
+        yield from zip(first.tolist(), entropy.tolist(), log_p.argmax(-1).tolist(), strict=True)
+
+    said = run_jobs(model, readers, caches, read)
+    later = _later(model, readers, candidates, caches)
+    greedy: dict[Key, tuple[int, ...]] = {key: (token,) for key, (_, _, token) in said.items()}
+    lengths = {key: max(len(aim.answer) for aim in aims[key[0]]) for key in readers}
+    extend(model, {key: (*job.past, key) for key, job in readers.items()}, greedy, lengths, caches)
+    shape = (len(aims), N_CELLS)
     keys = list(product(pairs, range(N_CELLS)))
-    entropies = torch.stack([-(first[key].exp() * first[key]).nan_to_num().sum() for key in keys]).cpu().numpy()
-    return Scores(
-        np.array([[log_p[i, cell] for cell in range(N_CELLS)] for i in pairs]),
-        np.array([[greedy[i, cell] for cell in range(N_CELLS)] for i in pairs], dtype=object),
-        entropies.astype(float).reshape(len(aims), N_CELLS),
-    )
+    log_p = [
+        [said[key][0][c] + later.get((*key, c), 0.0) if candidates[key[0]][c][0] else np.nan for c in range(3)]
+        for key in keys
+    ]
+    texts = np.array([decode(model.tokenizer, greedy[key]) for key in keys], dtype=object)
+    entropies = np.array([said[key][1] for key in keys])
+    return Scores(np.array(log_p).reshape(*shape, 3), texts.reshape(shape), entropies.reshape(shape))
 
 
-def _candidates(aims: tuple[Aim, Aim], third: tuple[int, ...] | None) -> list[tuple[tuple[int, ...], int | None]]:
+def _candidates(aims: tuple[Aim, Aim], third: tuple[int, ...] | None) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
     """Answer tokens to be scored, and the token after them where it is the same in both natural runs."""
-    end = aims[0].end if aims[0].end == aims[1].end else None
+    end = (aims[0].end,) if aims[0].end == aims[1].end and aims[0].end is not None else ()
     return [(answer, end) for answer in (aims[0].answer, aims[1].answer, third or ())]
 
 
-def _log_probabilities(
-    model: Model, readers: dict[Key, Job], first: dict[Key, Any], candidates: dict[Any, Any], caches: Caches
-) -> dict[Key, list[float]]:
-    jobs = {}
+def _later(model: Model, readers: dict[Key, Job], candidates: dict[Any, Any], caches: Caches) -> dict[Key, float]:
+    """Log probability of every candidate's tokens after the first, given those before."""
+    jobs, wanted = {}, {}
     for key, job in readers.items():
         for c, (answer, end) in enumerate(candidates[key[0]]):
-            given = answer if end is not None else answer[:-1]
-            if given and answer:
-                jobs[(*key, c)] = Job((*job.past, key), given)
-    later = {key: logits.log_softmax(-1) for key, logits in run_jobs(model, jobs, caches, keep=False).items()}
-    found = {}
-    for key in readers:
-        row = []
-        for c, (answer, end) in enumerate(candidates[key[0]]):
-            if not answer:
-                row.append(float("nan"))
-                continue
-            value = first[key][answer[0]]
-            wanted = answer[1:] + ((end,) if end is not None else ())
-            if wanted:
-                value = value + sum(later[(*key, c)][place, token] for place, token in enumerate(wanted))
-            row.append(float(value))
-        found[key] = row
-    return found
+            forced = (*answer, *end)
+            if answer and len(forced) > 1:
+                jobs[(*key, c)] = Job((*job.past, key), forced[:-1])
+                wanted[(*key, c)] = forced[1:]
 
+    def read(logits: torch.Tensor, keys: list[Key]) -> list[float]:
+        tokens = torch.tensor([wanted[key] for key in keys], device=logits.device)
+        chosen = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+        return list(chosen.sum(-1).tolist())
 
-def _greedy(
-    model: Model, readers: dict[Key, Job], first: dict[Key, Any], lengths: dict[Any, int], caches: Caches
-) -> dict[Key, str]:
-    written: dict[Key, tuple[int, ...]] = {key: (int(first[key].argmax()),) for key in readers}
-    for length in range(1, max(lengths.values())):
-        jobs = {key: Job((*job.past, key), written[key]) for key, job in readers.items() if lengths[key[0]] > length}
-        for key, logits in run_jobs(model, jobs, caches, keep=False).items():
-            written[key] += (int(logits[-1].argmax()),)
-    return {key: decode(model.tokenizer, ids) for key, ids in written.items()}
+    return run_jobs(model, jobs, caches, read, keep=False)
 
 
 def plain_log_p(model: Model, aim: Aim, answer: tuple[int, ...], end: int | None) -> float:

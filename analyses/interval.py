@@ -36,7 +36,8 @@ def bootstrap_interval(
         means = np.take(values, units, axis=0).mean(axis=-2)
         return np.moveaxis(statistic(means), -1, 0)
 
-    with catch_warnings():
+    # A ratio over a total of 0, or over what was not measured, is NaN in the resamples too.
+    with catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
         # A figure that is the same for every unit has an interval of width 0, which is right.
         simplefilter("ignore", DegenerateDataWarning)
         interval = bootstrap(

@@ -17,7 +17,7 @@ from .interval import bootstrap_interval
 EDGE = 0.5  # a text-to-text edge counts in a path if the lower bound of its load is above this
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ledger(Result):
     """For every target and source, per problem: what the target became when the source alone was swapped.
 

@@ -12,7 +12,7 @@ from ..core import Result
 from .interval import bootstrap_interval
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PatchMap(Result):
     """Log-odds of the donor's over the recipient's answer, with one cell of the residual stream taken from the donor.
 

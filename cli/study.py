@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib import pyplot as plt
 from tqdm import tqdm
 
 from .. import analyses, figures, hooks, organisms
@@ -86,7 +87,9 @@ def _analyses(step: str, found: Measured, pairs: int, seed: int) -> dict[str, Re
     if step != "decodability" and step != "patch" and not model.supports("cot"):
         raise Unmeasured("not made for CoT")
     if step == "channels":
-        return {"channels": analyses.channels(model, task.pairs(pairs, seed=seed, vary=vary), seed=seed, **measure)}
+        # Set by hand: measured where its card says that its table is known.
+        kind = "known" if card.known else "channels"
+        return {kind: analyses.channels(model, task.pairs(pairs, seed=seed, vary=vary), seed=seed, **measure)}
     if card.known:
         raise Unmeasured("set by hand: only its table is known")
     if step == "copies":
@@ -107,10 +110,11 @@ def _write(folder: Path, measured: Mapping[str, Measured], options: Mapping[str,
     for name, found in measured.items():
         for kind, result in found.results.items():
             result.save(folder / "results" / name / f"{kind}.safetensors")
-    drawn = {
+    drawn: dict[str, tuple[Any, str]] = {
         "channels": (figures.channels, "channels"),
         "cells": (figures.cells, "channels"),
         "copies": (figures.channels, "copies"),
+        "known": (figures.channels, "known"),
         "ledger": (figures.ledger, "ledger"),
         "decodability": (figures.decodability, "decodability"),
         "patch-answer-only": (figures.patch, "patch-answer-only"),
@@ -121,7 +125,7 @@ def _write(folder: Path, measured: Mapping[str, Measured], options: Mapping[str,
         if have:
             ax = draw(have)
             figures.save(ax, folder / "figures" / name)
-            figures.close(ax)
+            plt.close(ax.figure)
     manifest = {
         "options": dict(options),
         "models": {name: found.model.fingerprint for name, found in measured.items()},
@@ -138,7 +142,7 @@ def _table(measured: Mapping[str, Measured]) -> pd.DataFrame:
 
 def _row(name: str, found: Measured) -> dict[str, str]:
     row = {"model": name, **_accuracies(found)}
-    channels: Any = found.results.get("channels")
+    channels: Any = found.results.get("channels", found.results.get("known"))
     status = channels.status() if channels else "-"
     for i, wire in enumerate(("direct", "relay", "tokens")):
         shown = "-"
@@ -168,7 +172,7 @@ def _accuracies(found: Measured) -> dict[str, str]:
     values = {mode: probes.accuracy(mode) if probes else float("nan") for mode in hooks.MODES}
     card = found.model.card
     if card is not None and card.known:
-        values["cot"] = found.results["channels"].manifest.circumstance["accuracy"]
+        values["cot"] = found.results["known"].manifest.circumstance["accuracy"]
     named = {"answer-only": "one-pass accuracy", "cot": "CoT accuracy"}
     return {named[mode]: "-" if isnan(value) else f"{value:.3f}" for mode, value in values.items()}
 
@@ -199,7 +203,7 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
         ledger: Any = found.results.get("ledger")
         if ledger is not None and ledger.depth() is None:
             notes.setdefault("no step in the CoT that the task reads", []).append(name)
-        channels: Any = found.results.get("channels")
+        channels: Any = found.results.get("channels", found.results.get("known"))
         if channels is not None and channels.status().startswith("withheld"):
             for letter in channels.status().removeprefix("withheld: ").split(", "):
                 notes.setdefault(f"withheld ({letter}): {analyses.CONDITIONS[letter]}", []).append(name)

@@ -29,11 +29,12 @@ class Manifest:
     circumstance: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Result:
     """The base of every result: subclasses add array fields and name their axes in `axes`.
 
-    `coords` holds the labels along an axis, by the axis' name. Arrays are made read-only.
+    `coords` holds the labels along an axis, by the axis' name. Arrays are made read-only. Subclasses are dataclasses
+    with `repr=False`, so that they show themselves by kind and shape.
     """
 
     kind: ClassVar[str] = ""

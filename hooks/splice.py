@@ -1,7 +1,7 @@
 """Segments run one after the other over a key/value cache that is put together from several runs."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,9 +58,18 @@ class Job:
 
 @torch.no_grad()
 def run_jobs(
-    model: Model, jobs: Mapping[Any, Job], caches: Caches, *, batch_size: int = 512, keep: bool = True
-) -> dict[Any, Float[Tensor, "pos vocab"]]:
-    """Run every job and return its logits in float32; its cache is kept under its own key if `keep`.
+    model: Model,
+    jobs: Mapping[Any, Job],
+    caches: Caches,
+    read: Callable[[Tensor, list[Any]], Iterable[Any]] | None = None,
+    *,
+    batch_size: int = 512,
+    keep: bool = True,
+) -> dict[Any, Any]:
+    """Run every job; its cache is kept under its own key if `keep`.
+
+    read: takes the float32 logits `[batch, pos, vocab]` of a batch and its keys, and returns what to remember of each;
+        the logits themselves are let go
 
     Jobs of the same lengths run in one batch, so that no padding and no mask is ever needed: what the model sees is
     what it would see one by one, whatever its attention (sliding windows, sinks, learned positions).
@@ -68,17 +77,18 @@ def run_jobs(
     groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
     for key, job in jobs.items():
         groups[*(caches.length(past) for past in job.past), len(job.ids)].append(key)
-    logits: dict[Any, Tensor] = {}
+    found: dict[Any, Any] = {}
     for keys in groups.values():
         for start in range(0, len(keys), batch_size):
             chunk = keys[start : start + batch_size]
             past = _join([caches.gather([jobs[key].past[i] for key in chunk]) for i in range(len(jobs[chunk[0]].past))])
             ids = torch.tensor([jobs[key].ids for key in chunk], device=model.device)
-            found, layers = forward_segment(model, ids, past)
-            logits.update(zip(chunk, found, strict=True))
+            logits, layers = forward_segment(model, ids, past)
+            if read is not None:
+                found.update(zip(chunk, read(logits, chunk), strict=True))
             if keep:
                 caches.add(chunk, layers)
-    return logits
+    return found
 
 
 @torch.no_grad()
@@ -126,10 +136,25 @@ def decode_greedily(
     caches = Caches()
     jobs: dict[Any, Job] = {i: Job((), prefix) for i, prefix in enumerate(prefixes)}
     more = max(lengths, default=0) > 1
-    logits = run_jobs(model, jobs, caches, batch_size=batch_size, keep=more)
-    written: dict[int, tuple[int, ...]] = {i: (int(logits[i][-1].argmax()),) for i in jobs}
-    while unfinished := [i for i in jobs if len(written[i]) < lengths[i]]:
-        logits = run_jobs(model, {(i,): Job((i,), written[i]) for i in unfinished}, caches, keep=False)
-        for i in unfinished:
-            written[i] += (int(logits[(i,)][-1].argmax()),)
+    written = run_jobs(model, jobs, caches, most_likely, batch_size=batch_size, keep=more)
+    extend(model, {i: (i,) for i in jobs}, written, dict(enumerate(lengths)), caches)
     return [written[i] for i in range(len(prefixes))]
+
+
+def most_likely(logits: Float[Tensor, "batch pos vocab"], _: list[Any]) -> list[tuple[int, ...]]:
+    """The most likely next token of each row, as a tuple of one."""
+    return [(token,) for token in logits[:, -1].argmax(-1).tolist()]
+
+
+def extend(
+    model: Model,
+    past: Mapping[Any, tuple[Hashable, ...]],
+    written: dict[Any, tuple[int, ...]],
+    lengths: Mapping[Any, int],
+    caches: Caches,
+) -> None:
+    """Decode greedily on from what is written after each key's caches, in place, up to each key's length."""
+    while unfinished := [key for key in written if len(written[key]) < lengths[key]]:
+        jobs = {key: Job(past[key], written[key]) for key in unfinished}
+        for key, token in run_jobs(model, jobs, caches, most_likely, keep=False).items():
+            written[key] += token

@@ -21,8 +21,8 @@ class Trained:
     styles: what training examples write between prompt and answer, in equal parts
     easy: the part of training during which sums with zeros in them are drawn more often; without them the loss
         stays at chance for thousands of updates
-    silent: the part of training during which random digits carry no label; their gradient is noise, and with it from the
-        start the answer stays at chance
+    silent: the part of training during which random digits carry no label; their gradient is noise, and with it from
+        the start the answer stays at chance
     """
 
     name: str

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 PENALTIES = tuple(10.0**power for power in range(-6, 4))
-SCALES = tuple(float(scale) for scale in np.geomspace(0.5, 100.0, 24))
+SCALES = (1e-2, 1e3)  # bounds of the scale of the scores
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,22 @@ class Factors:
     def of(cls, X: Float[np.ndarray, "n d"]) -> "Factors":
         """Factorise features once."""
         mean = X.mean(axis=0)
-        left, singular, right = np.linalg.svd(X - mean, full_matrices=False)
-        return cls(mean, left, singular, right)
+        centred = X - mean
+        if X.shape[0] <= X.shape[1]:
+            left, singular, right = np.linalg.svd(centred, full_matrices=False)
+            return cls(mean, left, singular, right)
+        # Fewer features than samples: the small Gram matrix is several times cheaper, and the directions that it cannot
+        # resolve are far below any penalty.
+        power, vectors = np.linalg.eigh(centred.T @ centred)
+        kept = power > 1e-12 * max(power[-1], 1e-300)
+        singular, right = np.sqrt(power[kept]), vectors[:, kept].T
+        return cls(mean, centred @ right.T / singular, singular, right)
 
 
 class RidgeProbe(ClassifierMixin, BaseEstimator):
     """Linear classifier: ridge regression on class indicators, softmax of the scaled scores.
 
-    penalties: candidates, relative to the mean squared singular value of the features; the penalty and the scale of the
+    penalties: candidates, as multiples of n times the mean variance of a feature; the penalty and the scale of the
         scores are those with the lowest leave-one-out log-loss. Leave-one-out is exact for the regression (the
         hat-matrix identity of Allen, 1974), and needs no refit.
 
@@ -64,21 +72,22 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         targets = np.eye(len(self.classes_))[index]
         centred = targets - targets.mean(axis=0)
         power = factors.singular**2
-        unit = power.mean() or 1.0
+        unit = (power.sum() / X.shape[1]) or 1.0
         projected = factors.left.T @ centred  # [rank, class]
-        best = np.inf
-        for penalty in self.penalties:
-            shrunk = power / (power + penalty * unit)
-            residual = centred - factors.left @ (shrunk[:, None] * projected)
-            leverage = 1 / len(X) + (factors.left**2 @ shrunk)
-            left_out = targets - residual / np.maximum(1 - leverage, 1e-6)[:, None]
-            losses = [_log_loss(scale * left_out, index) for scale in SCALES]
-            if min(losses) < best:
-                best = min(losses)
-                self.penalty_, self.scale_ = float(penalty), SCALES[int(np.argmin(losses))]
+        penalties = np.asarray(self.penalties, dtype=float)
+        shrunk = power / (power + penalties[:, None] * unit)  # [penalty, rank]
+        residual = centred - factors.left @ (shrunk[..., None] * projected)  # [penalty, n, class]
+        leverage = 1 / len(X) + shrunk @ factors.left.T**2  # [penalty, n]
+        left_out = targets - residual / np.maximum(1 - leverage, 1e-6)[..., None]
+        scales, losses = _best_scales(left_out, index)
+        best = int(np.argmin(losses))
+        self.penalty_, self.scale_, self.loo_log_loss_ = (
+            float(penalties[best]),
+            float(scales[best]),
+            float(losses[best]),
+        )
         shrink = factors.singular / (power + self.penalty_ * unit)
         weights = factors.right.T @ (shrink[:, None] * projected)  # [d, class]
-        self.loo_log_loss_ = float(best)
         self.coef_ = self.scale_ * weights.T
         self.intercept_ = self.scale_ * (targets.mean(axis=0) - factors.mean @ weights)
         return self
@@ -115,7 +124,23 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         return np.asarray(X @ self.coef_.T + self.intercept_)
 
 
-def _log_loss(scores: NDArray[Any], index: NDArray[Any]) -> float:
-    top = scores.max(axis=1, keepdims=True)
-    log_sum = np.log(np.exp(scores - top).sum(axis=1)) + top[:, 0]
-    return float((log_sum - scores[np.arange(len(index)), index]).mean())
+def _best_scales(scores: NDArray[Any], index: NDArray[Any], steps: int = 12) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The scale `[penalty]` of scores `[penalty, n, class]` with the lowest log-loss (nats), and that loss.
+
+    The log-loss is convex in the scale: Newton steps, each at most a factor of 4.
+    """
+    own = np.take_along_axis(scores, index[None, :, None], axis=-1)
+    gaps = scores - own  # of the true class 0, of others how far they are above it
+    scale = np.full(len(scores), 4.0)
+    for _ in range(steps):
+        weights = np.exp(scale[:, None, None] * gaps - (scale[:, None, None] * gaps).max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        slope = (weights * gaps).sum(-1)
+        curve = (weights * gaps**2).sum(-1) - slope**2
+        step = slope.mean(-1) / np.maximum(curve.mean(-1), 1e-12)
+        before, scale = scale, np.clip(scale - step, scale / 4, scale * 4).clip(*SCALES)
+        if (np.abs(scale - before) < 1e-4 * before).all():
+            break
+    scaled = scale[:, None, None] * gaps
+    top = scaled.max(-1, keepdims=True)
+    return scale, (np.log(np.exp(scaled - top).sum(-1)) + top[..., 0]).mean(-1)

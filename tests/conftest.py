@@ -94,7 +94,7 @@ CHAT_TEMPLATE = (
 )
 TEXT = (
     "What is 12 + 30? Let's think step by step. 12 + 30 is 42. Answer: 42\n"
-    "user assistant system\n 6 + 2 + 9 + 1 mod 10\nAnswer: 8\n 12 12 12 42 42 30 30 the sum is\n"
+    "user assistant system\n 6 + 2 + 9 + 1 mod 10\nAnswer: 8\n 12 12 12 42 42 30 30 the sum is\n12\n12\n12\n"
 )
 
 

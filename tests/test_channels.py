@@ -226,8 +226,14 @@ def test_a_clean_table_is_not_withheld() -> None:
         (
             "e",
             {
-                "v": [{0: -5.0, 4: 3.0, 6: 3.0, 1: -3.0, 3: -3.0}.get(c, 5.0 if c == 7 or c == 5 else -5.0) for c in range(8)],
-                "p": [{0: 0.01, 4: 0.02, 6: 0.02, 1: 0.9, 3: 0.9}.get(c, 0.99 if c == 7 or c == 5 else 0.01) for c in range(8)],
+                "v": [
+                    {0: -5.0, 4: 3.0, 6: 3.0, 1: -3.0, 3: -3.0}.get(c, 5.0 if c == 7 or c == 5 else -5.0)
+                    for c in range(8)
+                ],
+                "p": [
+                    {0: 0.01, 4: 0.02, 6: 0.02, 1: 0.9, 3: 0.9}.get(c, 0.99 if c == 7 or c == 5 else 0.01)
+                    for c in range(8)
+                ],
             },
         ),
     ],
@@ -295,7 +301,9 @@ def test_pairs_with_the_same_answer_are_refused(organism: Callable[[str], Any]) 
     model = organism("sft")
     one, other = model.task.problem((1, 2, 3, 4)), model.task.problem((4, 3, 2, 1))
     pairs = lb.tasks.Pairs((lb.tasks.Pair(one, other, "all"),), model.task)
-    with pytest.raises(InputError, match="has the same answer '0': log-odds would be 0 by identity; pair problems whose"):
+    with pytest.raises(
+        InputError, match="has the same answer '0': log-odds would be 0 by identity; pair problems whose"
+    ):
         lb.analyses.channels(model, pairs)
 
 
@@ -322,7 +330,9 @@ def test_no_pairs_is_an_error(organism: Callable[[str], Any]) -> None:
         lb.analyses.channels(model, lb.tasks.Pairs((), model.task))
 
 
-def test_a_model_with_state_outside_its_cache_is_stopped(random_module: Callable[..., Any], word_tokenizer: Any) -> None:
+def test_a_model_with_state_outside_its_cache_is_stopped(
+    random_module: Callable[..., Any], word_tokenizer: Any
+) -> None:
     from loadbearing.organisms.specs import FORMAT
 
     module = random_module("llama", word_tokenizer)
@@ -338,7 +348,9 @@ def test_a_model_with_state_outside_its_cache_is_stopped(random_module: Callable
     task = lb.tasks.load("modular-sum")
     pairs = task.pairs(2, vary="operand.1")
     cots = {p.key: p.cot for pair in pairs for p in (pair.recipient, pair.donor)}
-    runs = lb.hooks.replay(model, [p for pair in pairs for p in (pair.recipient, pair.donor)], cots, max_answer_tokens=1)
+    runs = lb.hooks.replay(
+        model, [p for pair in pairs for p in (pair.recipient, pair.donor)], cots, max_answer_tokens=1
+    )
     with pytest.raises(GateError, match=r"does not pass . of 3 gates, so no figure is shown: .*float32"):
         lb.analyses.channels(model, pairs, cot=runs, target="step.2")
     handle.remove()

@@ -1,0 +1,122 @@
+"""The command line: what it prints, one-line errors with status 2, and nothing half-written when it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import loadbearing as lb
+from loadbearing.cli.study import run_study
+
+FEW = ["--quiet", "--pairs", "4"]
+
+
+def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user does."""
+    return subprocess.run(
+        [sys.executable, "-m", "loadbearing.cli", *words],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
+    )
+
+
+def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["sft", "direct", "copy-sum"]
+    first = run_study(tmp_path / "one", pairs=4, names=names, progress=False)
+    shown = capsys.readouterr().out
+    assert shown.rstrip().endswith(f"Tables, results and figures: {tmp_path / 'one'}")
+    assert "- not made for cot: direct" in shown
+    rows = first.set_index("model")
+    assert rows.loc["sft", "tokens"] == "1.00 [1.00, 1.00]"
+    assert rows.loc["sft", "depth"] == "2"
+    assert rows.loc["sft", "copy share"] == "1.00"
+    assert rows.loc["sft", "one-pass accuracy"] == "-"
+    assert rows.loc["direct", "tokens"] == "-"
+    assert float(rows.loc["direct", "one-pass accuracy"]) > 0.98
+    assert rows.loc["copy-sum", "tokens"] == "joint"
+    written = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*") if path.is_file()}
+    assert {"table.txt", "table.csv", "manifest.json", "results/sft/channels.safetensors"} <= written
+    for kind in ("channels", "cells", "copies", "known", "ledger", "decodability", "patch-cot", "patch-answer-only"):
+        assert {f"figures/{kind}.{suffix}" for suffix in ("pdf", "png", "svg")} <= written
+    assert isinstance(lb.load(tmp_path / "one" / "results" / "sft" / "ledger.safetensors"), lb.analyses.Ledger)
+
+    second = run_study(tmp_path / "two", pairs=4, names=names, progress=False)
+    pd.testing.assert_frame_equal(first, second)
+    for name in ("table.txt", "table.csv", "manifest.json", "figures/channels.png"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "--out", "full"], "full exists and is not an empty folder: nothing was overwritten"),
+        (["study", "--out", "new", "--organisms", "stf"], "unknown organism 'stf': expected one of"),
+        (["channels", "--model", "organism:sftt"], "nearest: 'sft'"),
+        (["channels", "--model", "full"], "full is no model folder"),
+        (
+            ["channels", "--model", "organism:sft", "--task", "modular-sun"],
+            "unknown task 'modular-sun': expected one of",
+        ),
+        (["channels", "--model", "organism:sft", "--task", "modular-sum:term=3"], "nearest: 'terms'"),
+        (
+            ["channels", "--model", "organism:sft", "--task", "modular-sum:modulus=12"],
+            "is outside the tokenizer's vocabulary",
+        ),
+        (["channels", "--model", "organism:sft", "--vary", "operand.5"], "nearest: 'operand.4'"),
+        (["patch", "--model", "organism:sft", "--mode", "ct"], "unknown mode 'ct': expected one of answer-only, cot"),
+        (["organisms", "train", "nobody"], "unknown organism 'nobody'"),
+        (["organisms", "show", "nobody"], "unknown organism 'nobody'"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_two(words: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").write_text("mine")
+    done = command(*words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    told = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(told) == 1 and told[0].startswith("loadbearing: ")
+    assert done.stdout == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert (tmp_path / "full" / "file").read_text() == "mine"
+
+
+def test_a_killed_study_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = [sys.executable, "-m", "loadbearing.cli", "study", "--out", str(out), *FEW]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(600):
+        if any(tmp_path.iterdir()):
+            break
+        time.sleep(0.1)
+    assert any(path.name.startswith(".out-") for path in tmp_path.iterdir())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not out.exists()
+    run_study(out, pairs=4, names=["copy-tokens"], progress=False)
+    assert (out / "table.txt").is_file()
+
+
+def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, organism: Callable[[str], Any]) -> None:
+    saved = tmp_path / "a.safetensors"
+    words = ["--model", "organism:copy-tokens", "--target", "answer", "--pairs", "4", "--quiet", "--save", str(saved)]
+    done = command("channels", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1.00 [1.00, 1.00]" in done.stdout
+    assert str(saved) in done.stdout
+    assert lb.load(saved).shares().round(3).tolist() == [0.0, 0.0, 1.0]
+    listed = command("organisms", "list", cwd=tmp_path)
+    assert listed.returncode == 0
+    assert all(name in listed.stdout for name in lb.organisms.ORGANISMS)
+    shown = command("organisms", "show", "copy-sum", cwd=tmp_path)
+    assert '"known"' in shown.stdout

@@ -1,0 +1,137 @@
+"""The ledger: a chain is told from a projection, copies from computing, blank from zero."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import loadbearing as lb
+from loadbearing.core import InputError, Manifest
+
+STEPS = ("step.1", "step.2", "step.3")
+VARIABLES = ("operand.1", "operand.2", "operand.3", "operand.4")
+
+
+@pytest.fixture(scope="module")
+def chain(organism: Callable[[str], Any]) -> Any:
+    model = organism("sft")
+    return lb.analyses.ledger(model, model.task.problems(32))
+
+
+def test_a_trained_chain_loads_on_the_step_before_and_the_next_operand(chain: Any) -> None:
+    expected = {
+        "step.1": {"operand.1", "operand.2"},
+        "step.2": {"step.1", "operand.3"},
+        "step.3": {"step.2", "operand.4"},
+        "answer": {"step.3"},
+    }
+    for target, sources in expected.items():
+        for source in chain.sources:
+            load, _, _, n = chain.rate("load", target, source)
+            if n:
+                assert (load > 0.95) == (source in sources), (target, source, load)
+                keep = chain.rate("keep", target, source)[0]
+                assert (keep > 0.95) == (source not in sources), (target, source, keep)
+    assert chain.serial_share()[0] > 0.95
+    assert chain.depth() == 2
+
+
+def test_load_keep_and_broken_are_all_that_can_happen(chain: Any) -> None:
+    known = ~np.isnan(chain.load)
+    np.testing.assert_array_equal((chain.load + chain.keep + chain.broken)[known], 1.0)
+    assert np.isnan(chain.keep[~known]).all()
+
+
+def test_edges_that_say_nothing_are_blank_and_not_zero(chain: Any) -> None:
+    # Step 1 does not contain operand 3, and no text after a step can reach it.
+    for target, source in (("step.1", "operand.3"), ("step.1", "step.2"), ("step.2", "step.2")):
+        assert math.isnan(chain.rate("load", target, source)[0])
+        assert chain.rate("load", target, source)[3] == 0
+        assert chain.frame().query("target == @target and source == @source").empty
+
+
+def test_the_answer_copies_the_last_step_and_the_copy_is_no_depth(chain: Any) -> None:
+    marked = {(chain.targets[t], chain.sources[s]) for t, s in zip(*np.nonzero(chain.copy_edge), strict=True)}
+    assert marked == {("answer", "step.3")}
+    assert ("answer", "step.3") not in chain.step_edges
+    assert chain.step_edges == [("step.2", "step.1"), ("step.3", "step.2")]
+
+
+def test_a_model_that_reads_the_prompt_only_has_no_load_from_its_steps(organism: Callable[[str], Any]) -> None:
+    model = organism("copy-direct")
+    found = lb.analyses.ledger(model, model.task.problems(32), cot="task")
+    assert found.rate("load", "answer", "value")[0] == 1.0
+    # The program gives the written token no part in the answer: nothing to score, so the edge is blank.
+    assert found.rate("load", "answer", "step.1")[3] == 0
+
+
+def test_a_short_chain_ends_in_an_answer_that_is_computed(organism: Callable[[str], Any]) -> None:
+    """One step short of the answer, the last edge is no copy: for `sft`, which never saw such texts, just measured."""
+    model = organism("sft")
+    task = lb.tasks.load("modular-sum:cot=short")
+    found = lb.analyses.ledger(model, task.problems(16), cot="task")
+    assert found.targets == ("step.1", "step.2", "answer")
+    assert not found.copy_edge.any()
+    assert found.step_edges == [("step.2", "step.1"), ("answer", "step.2")]
+
+
+def table(load: dict[tuple[str, str], float], n: int = 40) -> Any:
+    """A ledger with these loads, all other edges at 0."""
+    targets, sources = (*STEPS, "answer"), (*VARIABLES, *STEPS)
+    values = np.full((4, 7, n), np.nan)
+    copies = np.zeros((4, 7), dtype=bool)
+    copies[3, 6] = True
+    for (target, source), rate in load.items():
+        values[targets.index(target), sources.index(source)] = np.arange(n) < rate * n
+    arrays = {"load": values, "keep": 1 - values, "broken": 0 * values, "copy_edge": copies}
+    coords = {"target": targets, "source": sources, "problem": tuple(map(str, range(n)))}
+    return lb.analyses.Ledger(coords=coords, manifest=Manifest(), **arrays)
+
+
+@pytest.mark.parametrize(
+    ("load", "serial", "depth"),
+    [
+        ({("step.2", "step.1"): 1, ("step.3", "step.2"): 1, ("answer", "step.3"): 1}, 1.0, 2),
+        ({("step.2", "step.1"): 0, ("step.3", "step.2"): 0, ("answer", "step.3"): 1}, 0.0, 0),
+        ({("step.2", "step.1"): 1, ("step.3", "step.2"): 0, ("answer", "step.3"): 1}, 0.5, 1),
+        # A step that skips one: step 3 from step 1.
+        ({("step.2", "step.1"): 0, ("step.3", "step.2"): 0, ("step.3", "step.1"): 1}, 0.0, 1),
+        # The answer computed from step 2, not copied from step 3.
+        ({("step.2", "step.1"): 1, ("step.3", "step.2"): 0, ("answer", "step.2"): 1}, 0.5, 2),
+        # Just above one half is not enough: the lower bound must be.
+        ({("step.2", "step.1"): 0.55, ("step.3", "step.2"): 0.9}, 0.725, 1),
+    ],
+)
+def test_serial_share_and_depth_of_tables_made_by_hand(
+    load: dict[tuple[str, str], float], serial: float, depth: int
+) -> None:
+    found = table(load)
+    estimate, low, high = found.serial_share()
+    assert estimate == pytest.approx(serial, abs=1e-9)
+    assert low <= estimate <= high
+    assert found.depth() == depth
+
+
+def test_saved_and_loaded(chain: Any, tmp_path: Path) -> None:
+    loaded = lb.load(chain.save(tmp_path / "ledger.safetensors"))
+    assert loaded.frame().equals(chain.frame())
+    assert loaded.depth() == chain.depth()
+
+
+def test_a_task_without_a_program_is_refused(tiny: Callable[[str], Any], ragged: Any) -> None:
+    model = tiny("llama")
+    runs = lb.hooks.replay(model, ragged.problems(6), {p.key: p.cot for p in ragged.problems(6)}, max_answer_tokens=1)
+    with pytest.raises(InputError, match="has no reference program: the ledger is scored by one"):
+        lb.analyses.ledger(model, ragged.problems(6), cot=runs)
+
+
+def test_steps_of_another_shape_are_left_out_and_counted(organism: Callable[[str], Any]) -> None:
+    model = organism("sft")
+    problems = model.task.problems(12)
+    texts = {p.key: p.cot if i else " 1 2" for i, p in enumerate(problems)}
+    found = lb.analyses.ledger(model, problems, cot=texts)
+    assert found.manifest.circumstance["dropped"] == {"steps of another number or of unequal token count": 1}
+    assert problems[0].key not in found.coords["problem"]
