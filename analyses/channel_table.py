@@ -217,7 +217,9 @@ class Channels(Result):
                 value, low, high = (found.get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
                 row[wire] = "-" if hidden else f"{value:.2f} [{low:.2f}, {high:.2f}]"
             chain = found.get("program: chain", "share")
-            row["a chain gives"] = "-" if np.isnan(chain).any() else " / ".join(f"{abs(share):.2f}" for share in chain)
+            # Where the written steps do not lead from one answer to the other, the program predicts no split.
+            told = found.get("program: chain", "total")[0] >= 1
+            row["a chain gives"] = " / ".join(f"{share + 0.0:.2f}" for share in chain.round(2)) if told else "-"
             row["one pass gives"] = "1.00 / 0.00 / 0.00"
             row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
             rows.append(
@@ -240,6 +242,7 @@ def _labels() -> Iterator[tuple[str, str, str]]:
         yield from ((outcome, "cell", term) for term in TERMS)
     yield "null: third answer, p", "total", TERMS[-1]
     yield from (("open with the CoT", "share", wire) for wire in WIRES)
+    yield "program: chain", "total", TERMS[-1]
     yield from (("program: chain", "share", wire) for wire in WIRES)
 
 
@@ -253,5 +256,6 @@ def _quantities(means: NDArray[Any]) -> NDArray[Any]:
         found += [moebius(v)[..., list(INTERACTIONS)], sufficiency(v), necessity(v)]
     found += [part["p(recipient's)"], part["p(third)"], *(part[name] for name in OUTCOMES)]
     found += [part["donor's"] + part["recipient's"] + part["implied"]]
-    found += [total(part["p(third)"])[..., None], shares(part["boundary"]), shares(part["program"])]
+    found += [total(part["p(third)"])[..., None], shares(part["boundary"])]
+    found += [total(part["program"])[..., None], shares(part["program"])]
     return np.concatenate(found, axis=-1)

@@ -49,9 +49,13 @@ class Result:
 
     def __post_init__(self) -> None:
         sizes = {axis: len(labels) for axis, labels in self.coords.items()}
-        for name, array in self.arrays().items():
+        for name, given in self.arrays().items():
+            array = np.array(given)  # a copy: the caller's array stays the caller's
             array.flags.writeable = False
+            object.__setattr__(self, name, array)
             expected = self.axes[name]
+            if len(expected) != array.ndim:
+                raise InputError(f"{self.kind}: array {name!r} has {array.ndim} axes, expected {', '.join(expected)}")
             for axis, size in zip(expected, array.shape, strict=True):
                 if sizes.setdefault(axis, size) != size:
                     raise InputError(
@@ -107,9 +111,12 @@ def load_result(path: str | Path) -> Result:
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["loadbearing"])
+            missing = {"kind", "schema", "coords", "identity", "circumstance"} - set(header)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (KeyError, ValueError, OSError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
         raise InputError(f"{path} is no result of loadbearing: {error}") from error
+    if not isinstance(header, dict) or missing:
+        raise InputError(f"{path} is no result of loadbearing: its header lacks {sorted(missing)}")
     if header["schema"] > SCHEMA:
         raise InputError(f"{path} has schema {header['schema']}; this version reads up to {SCHEMA}: update loadbearing")
     kind = Result.kinds[check_name("kind of result", header["kind"], sorted(Result.kinds))]

@@ -65,6 +65,8 @@ def render_prompt(tokenizer: Any, form: Format, problem: Problem, mode: Mode) ->
     before, found, after = text.partition(mark)
     if not found:
         raise InputError("the chat template does not show the user's message: give a format with chat=False")
+    if start.strip() and after.rstrip().endswith(start.strip()):
+        start = ""  # the template opens the reasoning itself
     pieces = [Piece(before), *problem.pieces, Piece(after + start, "open")]
     return tokenize(tokenizer, pieces, special=False, outer={"prompt": len(problem.pieces) + 1})
 
@@ -78,6 +80,9 @@ def tokenize(
     start to the n-th piece. Raises InputError where a token straddles two pieces of which one is named (it names
     both), and where a token is outside the vocabulary.
     """
+    names = [piece.name for piece in pieces if piece.name is not None]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise InputError(f"two pieces are named {min(twice)!r}: names must be unique in a prompt")
     text = "".join(piece.text for piece in pieces)
     encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
@@ -95,6 +100,9 @@ def tokenize(
             )
         # A special token that the tokenizer adds has no characters: it belongs to no piece, only to the span around it.
         owners.append(_owner(text, start, end, pieces, edges) if end > start else -1)
+    while owners and owners[-1] == -1 and any(owner >= 0 for owner in owners):
+        owners.pop()  # an end-of-sequence token that the tokenizer appends would close the text before it goes on
+    ids = ids[: len(owners)]
     spans: Spans = {}
     for index, piece in enumerate(pieces):
         if piece.name is not None:

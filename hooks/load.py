@@ -87,6 +87,7 @@ def _from_name(
     name: str, dtype: torch.dtype | str | None, device_map: Any, attention: str | None, tokenizer: Any
 ) -> tuple[nn.Module, Any, Card | None, str]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
     where: str | Path = name
     if name.startswith(ORGANISM):
@@ -98,6 +99,9 @@ def _from_name(
     elif name.startswith((".", "/", "~")):
         raise InputError(f"no folder at {name}")
     options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
+    shown = logging.is_progress_bar_enabled()
+    if name.startswith(ORGANISM):
+        logging.disable_progress_bar()  # it would flash by for every small model
     try:
         module = AutoModelForCausalLM.from_pretrained(where, **{k: v for k, v in options.items() if v is not None})
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(where)
@@ -154,7 +158,10 @@ def _format(given: Format | str, card: Card | None, tokenizer: Any) -> Format:
     check_name("format", given, ["auto", "plain", "chat"])
     if given == "auto" and card is not None:
         return Format(**card.format)
-    if given == "chat" or (given == "auto" and getattr(tokenizer, "chat_template", None)):
+    template = str(getattr(tokenizer, "chat_template", None) or "")
+    if given == "plain" or (given == "auto" and not template):
+        return Format()
+    if "<think>" in template or "<think>" in tokenizer.get_vocab():
         return Format(
             open="<think>\n",
             close="</think>",
@@ -163,4 +170,4 @@ def _format(given: Format | str, card: Card | None, tokenizer: Any) -> Format:
             end="\n",
             chat=True,
         )
-    return Format()
+    return Format(open="Let's think step by step.\n", chat=True)

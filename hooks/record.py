@@ -1,5 +1,6 @@
 """Record activations of runs by replay: one teacher-forced pass over the token ids."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,12 +44,12 @@ class Activations:
         if position is not None:
             labels = rows["position"].unique().tolist()
             if ".*" in position:
-                head, _, tail = position.partition("*")
-                chosen = [label for label in labels if label.startswith(head) and label.endswith(tail)]
+                wanted = re.escape(position).replace(r"\*", r"\d+")
+                chosen = [label for label in labels if re.fullmatch(wanted, label)]
             else:
                 chosen = [check_name("recorded position", position, labels)]
             rows = rows[rows["position"].isin(chosen)]
-        values = self.values[name][torch.tensor(rows.index.to_list()), self.layers.index(layer)]
+        values = self.values[name][torch.tensor(rows.index.to_list(), dtype=torch.long), self.layers.index(layer)]
         return values, rows.reset_index(drop=True)
 
 
@@ -64,8 +65,8 @@ def record(
 ) -> Activations:
     """Record sites at positions of runs, in every layer unless `layers` says which.
 
-    sites: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or TransformerLens' spelling; positions: see
-    `resolve`. Only what is asked for is kept, and the pass stops after the last layer that is needed.
+    sites: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or TransformerLens' spelling (a layer that
+    it names counts for every site); positions: see `resolve`. Only what is asked for is kept, and the pass stops after the last layer that is needed.
 
     >>> from loadbearing.hooks import generate, load
     >>> model = load("organism:copy-direct")
@@ -77,9 +78,13 @@ def record(
     if not sites or not positions:
         raise InputError("record needs at least one site and one position")
     names = dict.fromkeys(site_name(site)[0] for site in sites)
-    spelled = [site_name(site)[1] for site in sites]
+    spelled = {site_name(site)[1] for site in sites} - {None}
     if layers is None:
-        layers = sorted({s for s in spelled if s is not None}) if None not in spelled else range(model.n_layers)
+        layers = sorted(layer for layer in spelled if layer is not None) or range(model.n_layers)
+    elif spelled - set(layers) or not layers:
+        raise InputError(
+            f"layers={list(layers)}, but the sites name layers {sorted(map(str, spelled))}: give one of the two"
+        )
     wanted = [model.sites.check(Site(name, layer)) for name in names for layer in layers]
     places, unmatched = _rows(runs, positions)
     order = sorted(range(len(runs)), key=lambda i: len(runs[i].ids))
@@ -95,15 +100,14 @@ def record(
         for name in names:
             stacked = torch.stack([read[Site(name, layer)] for layer in layers], dim=1).cpu()
             kept[name].update(zip((row for _, _, row in index), stacked, strict=True))
+    columns = ["problem", "run", "position", "token", "token_id"]
     frame = pd.DataFrame(list(_frame_rows(runs, positions)))
-    values = {name: _stack(kept[name], model) for name in names}
+    frame = frame if len(frame) else pd.DataFrame(columns=columns)
+    empty = torch.empty(0, len(layers), model.module.config.hidden_size)
+    values = {
+        name: torch.stack([kept[name][row] for row in range(len(frame))]) if len(frame) else empty for name in names
+    }
     return Activations(values, tuple(layers), frame, unmatched)
-
-
-def _stack(kept: dict[int, Tensor], model: Model) -> Tensor:
-    if not kept:
-        return torch.empty(0, 0, 0)
-    return torch.stack([kept[row] for row in range(len(kept))])
 
 
 def _rows(runs: Sequence[Run], positions: Sequence[str]) -> tuple[list[list[tuple[int, int]]], dict[str, int]]:
@@ -129,10 +133,10 @@ def _frame_rows(runs: Sequence[Run], positions: Sequence[str]) -> Iterator[dict[
         for position in positions:
             for place in resolve(run.spans, position):
                 yield {
+                    **run.problem.values,
                     "problem": run.problem.key,
                     "run": number,
                     "position": place.label,
                     "token": place.position,
                     "token_id": run.ids[place.position],
-                    **run.problem.values,
                 }

@@ -1,5 +1,6 @@
 """Runs: what a model was given and what it wrote, as token ids with named spans."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -113,6 +114,8 @@ def generate(
     ({1: '8', 2: '7', 3: '8'}, '8')
     """
     check_name("mode", mode, MODES)
+    if not problems:
+        raise InputError("no problems to run")
     if samples > 1 and temperature <= 0:
         raise InputError(f"samples={samples} with temperature 0 gives the same text every time: set temperature")
     starts = [(p, s, render_prompt(model.tokenizer, model.format, p, mode)) for p in problems for s in range(samples)]
@@ -138,6 +141,8 @@ def replay(
 
     transcripts: one a problem, in the same order or by the problem's key. A text is tokenized once, by itself.
     """
+    if not problems:
+        raise InputError("no problems to run")
     if isinstance(transcripts, Mapping):
         missing = [p.key for p in problems if p.key not in transcripts]
         if missing:
@@ -237,15 +242,20 @@ def _continue(
     stop_ids, stop_text = _stop_ids(model, stop)
     order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
     found: dict[int, tuple[tuple[int, ...], int | None]] = {}
-    for chunk in tqdm(list(_chunks(order, batch_size)), desc="generate", disable=not progress, leave=False):
+    # A shallow copy, so that the options a model ships with (a repetition penalty, say) do not bend the greedy answer.
+    from transformers import GenerationConfig
+
+    module: Any = copy.copy(model.module)
+    module.generation_config = GenerationConfig()
+    chunks = list(_chunks(order, batch_size))
+    for number, chunk in enumerate(tqdm(chunks, desc="generate", disable=not progress, leave=False)):
         ids, mask = pad([prefixes[i] for i in chunk], model, left=True)
-        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        options: dict[str, Any] = {"do_sample": False}
         if temperature > 0:
             options = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
         if stop_text is not None:
             options |= {"stop_strings": [stop_text], "tokenizer": model.tokenizer}
-        with _seeded(seed if temperature > 0 else None, model.device):
-            module: Any = model.module
+        with _seeded(seed + number if temperature > 0 else None, model.device):
             output = module.generate(
                 input_ids=ids,
                 attention_mask=mask.long(),

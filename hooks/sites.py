@@ -101,4 +101,6 @@ def _block(layer: nn.Module) -> Block:
         after_attention = _part(layer, ("post_attention_layernorm",))
         assert after_attention is not None
         attention, mlp = after_attention, after_mlp
-    return Block(layer, attention, mlp, bool(getattr(layer, "use_parallel_residual", False)))
+    norms = sum("norm" in type(part).__name__.lower() for part in layer.children())
+    parallel = bool(getattr(layer, "use_parallel_residual", False)) or norms < 2  # one norm feeds both
+    return Block(layer, attention, mlp, parallel)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ..core import InputError, check_name
 from .format import Spans
 
-_POSITION = re.compile(r"(?P<name>[a-z_]+)(?:\.(?P<item>\d+|\*))?(?:\[(?P<slice>[^\[\]]*)\])?")
+_POSITION = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(?:\.(?P<item>\d+|\*))?(?:\[(?P<slice>[^\[\]]*)\])?")
 # The segments that every run may have; a task's own spans come on top.
 SEGMENTS = ("prompt", "open", "cot", "cue", "answer")
 
@@ -56,6 +56,8 @@ def _slice(span: tuple[int, int], text: str | None, position: str) -> list[int]:
     if len(parts) > 3 or not all(re.fullmatch(r"-?\d*", part.strip()) and part.strip() != "-" for part in parts):
         raise InputError(f"position {position!r}: [{text}] is no index and no slice")
     numbers = [int(part) if part.strip() else None for part in parts]
+    if len(numbers) == 3 and numbers[2] == 0:
+        raise InputError(f"position {position!r}: a slice cannot have a step of 0")
     if len(parts) > 1:
         return places[slice(*numbers)]
     if numbers[0] is None or not -len(places) <= numbers[0] < len(places):

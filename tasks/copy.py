@@ -13,8 +13,8 @@ from .problem import Pair, Pairs, Piece, Problem, Split, Step, Target, Task, cou
 class Copy(Task):
     """A prompt with one value, a chain of thought of one token, an answer.
 
-    `cot="same"` writes the value; `cot="independent"` writes a token drawn independently, which is then an input
-    variable of its own (`token`). `answer="value"` copies the value, `answer="sum"` adds value and token.
+    `cot="same"` writes the value; `cot="independent"` writes a token drawn independently, which is then a variable of
+    its own (`written`): an input where the answer is the sum, a distractor where it is not. `answer="value"` copies the value, `answer="sum"` adds value and token.
     Nothing is trained on this task: every problem is a test problem.
 
     >>> task = Copy("copy:cot=independent,answer=sum,values=8")
@@ -34,7 +34,8 @@ class Copy(Task):
         self.adds = check_name("answer", options["answer"], ["value", "sum"]) == "sum"
         changed = [f"{key}={value}" for key, value in options.items() if value != self.defaults[key]]
         self.spec = ":".join(filter(None, [self.name, ",".join(changed)]))
-        self.inputs = ("value", "token") if self.independent else ("value",)
+        self.inputs = ("value", "written") if self.adds else ("value",)
+        self.distractors = ("written",) if self.independent and not self.adds else ()
         self.intermediates = ("v_1",)
         self.answer_steps = ()
 
@@ -42,7 +43,7 @@ class Copy(Task):
         """The problem with this value, and this token as its gold chain of thought."""
         token = value if token is None else token
         answer = (value + token) % self.modulus if self.adds else value
-        values = {"value": str(value), "token": str(token), "v_1": str(answer)}
+        values = {"value": str(value), "written": str(token), "v_1": str(answer)}
         pieces = (Piece("copy"), Piece(f" {value}", "value"))
         return Problem(f"copy {value} {token}", pieces, str(answer), (Piece(f" {token}", "step.1"),), values, self)
 
@@ -55,7 +56,9 @@ class Copy(Task):
         return [found[i] for i in np.random.default_rng(seed).permutation(len(found))[:n]]
 
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
-        chosen = ("value",) if vary is None else (check_name("variable", vary, [*self.inputs, "all"]),)
+        chosen = (
+            self.inputs if vary is None else (check_name("variable", vary, [*self.inputs, *self.distractors, "all"]),)
+        )
         items: list[Pair] = []
         for variable in chosen:
             rng = np.random.default_rng([seed, len(variable)])
@@ -76,7 +79,7 @@ class Copy(Task):
         return words[0] if words and words[0].isdecimal() else None
 
     def program(self, problem: Problem, written: Mapping[int, str], target: Target) -> str | None:
-        token = int(written.get(1, problem.values["token"]))
+        token = int(written.get(1, problem.values["written"]))
         value = int(problem.values["value"])
         if target == 1:
             return str(token)
@@ -85,12 +88,12 @@ class Copy(Task):
         return str(value if self.independent else token)
 
     def replace(self, problem: Problem, variable: str, value: str) -> Problem:
-        check_name("variable", variable, self.inputs)
+        check_name("variable", variable, [*self.inputs, *self.distractors])
         values = {**problem.values, variable: value}
-        return self.problem(int(values["value"]), int(values["token"]) if self.independent else None)
+        return self.problem(int(values["value"]), int(values["written"]) if self.independent else None)
 
     def states(self, target: Target) -> str | None:
-        return "v_1" if target == "answer" or not self.independent else "token"
+        return "v_1" if target == "answer" or not self.independent else "written"
 
     def words(self) -> list[str]:
         return [str(value) for value in range(self.modulus)] + ["copy"]
@@ -101,6 +104,8 @@ class Copy(Task):
         return [self.problem(v, t) for v, t in product(values, values) if self.independent or v == t]
 
     def _differ(self, one: Problem, other: Problem, variable: str) -> bool:
-        changed = {name for name in self.inputs if one.values[name] != other.values[name]}
+        changed = {name for name in ("value", "written") if one.values[name] != other.values[name]}
+        if not self.independent:
+            changed.discard("written")
         wanted = set(self.inputs) if variable == "all" else {variable}
-        return changed == wanted and one.answer != other.answer
+        return changed == wanted and (one.answer != other.answer or variable in self.distractors)

@@ -23,6 +23,7 @@ from .problem import (
 )
 
 ENUMERABLE = 200_000
+PATIENCE = 100_000  # draws in a row that give nothing new
 
 
 class ModularSum(Task):
@@ -115,6 +116,8 @@ class ModularSum(Task):
 
     def replace(self, problem: Problem, variable: str, value: str) -> Problem:
         check_name("variable", variable, self.inputs)
+        if not value.isdecimal() or int(value) >= self.modulus:
+            raise InputError(f"{variable} = {value!r}: expected a number from 0 to {self.modulus - 1}")
         operands, signs = self._numbers(problem)
         index = int(variable.partition(".")[2]) - 1
         return self.problem((*operands[:index], int(value), *operands[index + 1 :]), signs)
@@ -159,11 +162,16 @@ class ModularSum(Task):
             yield int(rng.integers(self._space()))
 
     def _distinct(self, rng: np.random.Generator, split: Split) -> Iterator[Problem]:
-        seen = set()
+        seen: set[str] = set()
+        misses = 0
         for number in self._numbers_drawn(rng):
+            misses += 1
+            if misses > PATIENCE:  # a large space whose split is used up
+                return
             problem = self._numbered(number)
             if problem.key not in seen and in_test_split(problem.key) == (split == "test"):
                 seen.add(problem.key)
+                misses = 0
                 yield problem
 
     def _candidates(self, rng: np.random.Generator, variable: str) -> Iterator[tuple[Problem, Problem]]:

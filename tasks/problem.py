@@ -104,6 +104,8 @@ class Task(ABC):
     spec: str
     inputs: tuple[str, ...]
     """Input variables, what pairs vary."""
+    distractors: tuple[str, ...] = ()
+    """Variables that pairs can vary and that the answer does not depend on."""
     intermediates: tuple[str, ...]
     """Intermediate variables `v_1..v_k`; the answer is the last."""
     answer_steps: tuple[int, ...] | None = None

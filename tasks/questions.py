@@ -38,11 +38,15 @@ class Questions(Task):
         """Add a question; `partner` is the key of the question that it is paired with."""
         if key in self._problems:
             raise InputError(f"question {key!r} is there already: keys must be unique")
+        if partner == key:
+            raise InputError(f"question {key!r} is named as its own partner: pair it with another one")
         pieces = (Piece(prompt),) if isinstance(prompt, str) else tuple(prompt)
         steps = (Piece(cot),) if cot else ()
         self._problems[key] = Problem(key, pieces, answer, steps, {"v_1": answer}, self, partner)
 
     def problems(self, n: int, seed: int = 0, split: Split = "test") -> list[Problem]:
+        if check_name("split", split, ["train", "test"]) == "train":
+            raise InputError(f"task {self.spec!r} has no train split: all of its questions are test problems")
         found = list(self._problems.values())
         if count_of(n) > len(found):
             raise InputError(f"task {self.spec!r} has {len(found)} questions, {n} were asked for")

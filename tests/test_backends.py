@@ -122,7 +122,7 @@ def test_unknown_names_and_folders(organism: Callable[[str], Any], tmp_path: Pat
         lb.hooks.load("organism:stf")
     with pytest.raises(InputError, match=r"is no model folder: expected config.json, weights and tokenizer files"):
         lb.hooks.load(tmp_path)
-    with pytest.raises(InputError, match="no folder at ./nowhere"):
+    with pytest.raises(InputError, match=r"no folder at ./nowhere"):
         lb.hooks.load("./nowhere")
     with pytest.raises(UnknownNameError, match=r"unknown backend 'nsight': .*nearest: 'nnsight'"):
         lb.hooks.load(module, tokenizer=tokenizer, backend="nsight")

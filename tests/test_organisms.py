@@ -89,7 +89,7 @@ def test_training_refuses_to_overwrite_and_to_guess(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not an empty folder: nothing was overwritten; choose another folder"):
         lb.organisms.train("copy-sum", tmp_path / "kept", progress=False)
     assert (tmp_path / "kept" / "file").read_text() == "mine"
-    with pytest.raises(UnknownNameError, match="unknown organism 'copy-summ': .*nearest: 'copy-sum'"):
+    with pytest.raises(UnknownNameError, match=r"unknown organism 'copy-summ': .*nearest: 'copy-sum'"):
         lb.organisms.train("copy-summ", tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
 
