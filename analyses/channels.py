@@ -87,6 +87,7 @@ def channels(
         "accuracy": runs.accuracy,
         "replayed": _replayed(cuts, scores),
         "self_donor": _self_donor(model, aims, thirds),
+        "distractor": _distractor(model, pairs, cot, target, seed) if isinstance(cot, str) else None,
         "device": str(model.device),
         "seconds": round(time.perf_counter() - began, 3),
         "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
@@ -187,6 +188,27 @@ def _self_donor(model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[
     few = range(min(GATE_PAIRS, len(aims)))
     log_p = eight_cells(model, [(aims[i][0], aims[i][0]) for i in few], [thirds[i] for i in few]).log_p[..., :2]
     return float(np.abs(log_p - log_p[:, :1]).max())
+
+
+def _distractor(model: Model, pairs: Pairs, cot: str, target: str, seed: int, n: int = 16) -> float | None:
+    """The largest mean change (nats) of the own answer in any cell when a variable is varied that no answer depends on.
+
+    None where the task has no such variable. (Log-odds of such a pair are 0 by identity, since its answers agree.)
+    """
+    task = pairs.task
+    if not task.distractors:
+        return None
+    varied = task.pairs(n, seed=seed, vary=task.distractors[0])
+    runs = cot_runs(model, list(dict.fromkeys(p for pair in varied for p in (pair.recipient, pair.donor))), cot)
+    by, onset = runs.by_problem(), resolve_target(target, runs)
+    cuts = [
+        (cut(by[p.recipient.key], onset, target, model), cut(by[p.donor.key], onset, target, model)) for p in varied
+    ]
+    aims = [(one, other) for one, other in cuts if isinstance(one, Aim) and isinstance(other, Aim)]
+    if not aims:
+        return None
+    log_p = eight_cells(model, aims, [None] * len(aims)).log_p[..., 0]
+    return float(np.abs((log_p - log_p[:, :1]).mean(axis=0)).max())
 
 
 def _replayed(cuts: Sequence[Cut], scores: Scores) -> float:

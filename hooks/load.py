@@ -106,9 +106,11 @@ def _from_name(
         module = AutoModelForCausalLM.from_pretrained(where, **{k: v for k, v in options.items() if v is not None})
         tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(where)
     except (OSError, ValueError) as error:
-        raise InputError(
-            f"{name!r} cannot be loaded as a causal language model: {str(error).splitlines()[0]}"
-        ) from error
+        told = str(error).splitlines()[0]
+        raise InputError(f"{name!r} cannot be loaded as a causal language model: {told}") from error
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     card = Card.load(where) if isinstance(where, Path) else None
     return module.eval(), tokenizer, card, name.removeprefix(ORGANISM)
 

@@ -65,8 +65,9 @@ def record(
 ) -> Activations:
     """Record sites at positions of runs, in every layer unless `layers` says which.
 
-    sites: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or TransformerLens' spelling (a layer that
-    it names counts for every site); positions: see `resolve`. Only what is asked for is kept, and the pass stops after the last layer that is needed.
+    sites: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or TransformerLens' spelling (a layer that it
+    names counts for every site); positions: see `resolve`. Only what is asked for is kept, and the pass stops after the
+    last layer that is needed.
 
     >>> from loadbearing.hooks import generate, load
     >>> model = load("organism:copy-direct")
@@ -132,11 +133,11 @@ def _frame_rows(runs: Sequence[Run], positions: Sequence[str]) -> Iterator[dict[
     for number, run in enumerate(runs):
         for position in positions:
             for place in resolve(run.spans, position):
-                yield {
-                    **run.problem.values,
+                row = {
                     "problem": run.problem.key,
                     "run": number,
                     "position": place.label,
                     "token": place.position,
                     "token_id": run.ids[place.position],
                 }
+                yield row | {name: value for name, value in run.problem.values.items() if name not in row}

@@ -14,8 +14,8 @@ class Copy(Task):
     """A prompt with one value, a chain of thought of one token, an answer.
 
     `cot="same"` writes the value; `cot="independent"` writes a token drawn independently, which is then a variable of
-    its own (`written`): an input where the answer is the sum, a distractor where it is not. `answer="value"` copies the value, `answer="sum"` adds value and token.
-    Nothing is trained on this task: every problem is a test problem.
+    its own (`written`): an input where the answer is the sum, a distractor where it is not. `answer="value"` copies the
+    value, `answer="sum"` adds value and token. Nothing is trained on this task: every problem is a test problem.
 
     >>> task = Copy("copy:cot=independent,answer=sum,values=8")
     >>> task.problem(3, 7).answer
@@ -34,7 +34,7 @@ class Copy(Task):
         self.adds = check_name("answer", options["answer"], ["value", "sum"]) == "sum"
         changed = [f"{key}={value}" for key, value in options.items() if value != self.defaults[key]]
         self.spec = ":".join(filter(None, [self.name, ",".join(changed)]))
-        self.inputs = ("value", "written") if self.adds else ("value",)
+        self.inputs = ("value", "written") if self.adds and self.independent else ("value",)
         self.distractors = ("written",) if self.independent and not self.adds else ()
         self.intermediates = ("v_1",)
         self.answer_steps = ()

@@ -126,7 +126,6 @@ def test_what_is_no_position_gets_the_grammar_and_examples(text: str) -> None:
         assert part in str(error.value)
 
 
-@pytest.mark.xfail(strict=True, reason="a step of 0 reaches Python's own ValueError, which does not name the position")
 def test_a_slice_with_step_zero_is_an_error_of_ours() -> None:
     with pytest.raises(InputError, match=re.escape("prompt[::0]")):
         resolve(SPANS, "prompt[::0]")
