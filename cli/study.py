@@ -3,14 +3,18 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import isnan
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from matplotlib import pyplot as plt
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import analyses, figures, hooks, organisms
@@ -18,15 +22,16 @@ from ..core import InputError, Result, atomic_write, check_name, new_folder
 
 PROBE_PROBLEMS = 500
 LEDGER_PROBLEMS = 64
-# What is measured on a model, and the mode that it needs (None: any).
-STEPS: tuple[str, ...] = ("channels", "copies", "ledger", "decodability", "patch")
+PATCHED = 4  # the maps take every fourth pair: they are means over all variables
+STEPS = ("channels", "copies", "ledger", "decodability", "patch")
 
 
 @dataclass
 class Measured:
     """The results of one model, by the name of the analysis, and why others are missing."""
 
-    model: hooks.Model
+    card: hooks.Card
+    fingerprint: str
     results: dict[str, Result] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
 
@@ -36,18 +41,16 @@ def run_study(
 ) -> pd.DataFrame:
     """Measure organisms, print one table, and write tables, results and figures to a new folder.
 
-    The folder appears when everything is done: a killed run leaves only a hidden folder beside it.
+    Models are measured side by side, one process a core. The folder appears when everything is done: a killed run
+    leaves only a hidden folder beside it.
     """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # all weights are in the package
     shipped = [name for name in organisms.ORGANISMS if name in hooks.organism_names()]
     chosen = [check_name("organism", name.strip(), shipped) for name in names or shipped]
     if len(set(chosen)) < len(chosen):
         raise InputError(f"an organism is named twice: {', '.join(chosen)}")
-    measured: dict[str, Measured] = {}
     with new_folder(out) as folder:
-        with tqdm(total=len(chosen) * len(STEPS) + 1, disable=not progress, leave=False) as bar:
-            for name in chosen:
-                measured[name] = _measure(name, pairs, seed, bar)
+        with tqdm(total=len(chosen) + 1, disable=not progress, leave=False, unit="model") as bar:
+            measured = _measure_all(chosen, pairs, seed, bar)
             bar.set_description("figures")
             _write(folder, measured, {"pairs": pairs, "seed": seed, "organisms": chosen})
             bar.update()
@@ -60,17 +63,42 @@ def run_study(
     return table
 
 
-def _measure(name: str, pairs: int, seed: int, bar: Any) -> Measured:
+def _measure_all(names: Sequence[str], pairs: int, seed: int, bar: Any) -> dict[str, Measured]:
+    """Measure every model, each in a worker process of one thread: small tensors gain nothing from more."""
+    workers = min(len(names), os.cpu_count() or 1)
+    # Spawned, not forked: a process that has used threads cannot be forked safely.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+        jobs = {pool.submit(_measure, name, pairs, seed): name for name in names}
+        bar.set_description("measuring " + ", ".join(names))
+        found: dict[str, Measured] = {}
+        try:
+            for job in as_completed(jobs):
+                found[jobs[job]] = job.result()
+                bar.set_description(f"measured {jobs[job]}")
+                bar.update()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return {name: found[name] for name in names}
+
+
+def _one_thread() -> None:
+    """Set up a worker process."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the package
+    torch.set_num_threads(1)
+    threadpool_limits(1)
+
+
+def _measure(name: str, pairs: int, seed: int) -> Measured:
     """Every analysis of one model that its modes allow."""
     model = hooks.load(f"organism:{name}")
-    found = Measured(model)
+    assert model.card is not None
+    found = Measured(model.card, model.fingerprint)
     for step in STEPS:
-        bar.set_description(f"{name}: {step}")
         try:
-            found.results |= _analyses(step, found, pairs, seed)
+            found.results |= _analyses(step, model, found, pairs, seed)
         except Unmeasured as reason:
             found.reasons[step] = str(reason)
-        bar.update()
     return found
 
 
@@ -78,10 +106,9 @@ class Unmeasured(Exception):
     """Why an analysis was not run on a model."""
 
 
-def _analyses(step: str, found: Measured, pairs: int, seed: int) -> dict[str, Result]:
-    model = found.model
-    card, task = model.card, model.task
-    assert card is not None and task is not None
+def _analyses(step: str, model: hooks.Model, found: Measured, pairs: int, seed: int) -> dict[str, Result]:
+    card, task = found.card, model.task
+    assert task is not None
     measure = dict(card.measure)
     vary = measure.pop("vary", None)
     if step != "decodability" and step != "patch" and not model.supports("cot"):
@@ -101,7 +128,7 @@ def _analyses(step: str, found: Measured, pairs: int, seed: int) -> dict[str, Re
         return {"ledger": analyses.ledger(model, task.problems(LEDGER_PROBLEMS, seed=seed), seed=seed)}
     if step == "decodability":
         return {"decodability": analyses.decodability(model, task.problems(PROBE_PROBLEMS, seed=seed), seed=seed)}
-    chosen = task.pairs(pairs, seed=seed)
+    chosen = task.pairs(max(2, pairs // PATCHED), seed=seed)
     return {f"patch-{mode}": analyses.patch(model, chosen, mode=mode) for mode in hooks.MODES if mode in card.modes}
 
 
@@ -128,7 +155,7 @@ def _write(folder: Path, measured: Mapping[str, Measured], options: Mapping[str,
             plt.close(ax.figure)
     manifest = {
         "options": dict(options),
-        "models": {name: found.model.fingerprint for name, found in measured.items()},
+        "models": {name: found.fingerprint for name, found in measured.items()},
         "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
@@ -170,8 +197,7 @@ def _row(name: str, found: Measured) -> dict[str, str]:
 def _accuracies(found: Measured) -> dict[str, str]:
     probes: Any = found.results.get("decodability")
     values = {mode: probes.accuracy(mode) if probes else float("nan") for mode in hooks.MODES}
-    card = found.model.card
-    if card is not None and card.known:
+    if found.card.known:
         values["cot"] = found.results["known"].manifest.circumstance["accuracy"]
     named = {"answer-only": "one-pass accuracy", "cot": "CoT accuracy"}
     return {named[mode]: "-" if isnan(value) else f"{value:.3f}" for mode, value in values.items()}
@@ -195,7 +221,7 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
     notes: dict[str, list[str]] = {}
     for name, found in measured.items():
         for mode in hooks.MODES:
-            if not found.model.supports(mode):
+            if mode not in found.card.modes:
                 notes.setdefault(f"not made for {mode}", []).append(name)
         for reason in found.reasons.values():
             if reason != "not made for CoT":

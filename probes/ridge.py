@@ -11,7 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-PENALTIES = tuple(10.0**power for power in range(-6, 4))
+PENALTIES = tuple(10.0**power for power in range(-5, 3))
 SCALES = (1e-2, 1e3)  # bounds of the scale of the scores
 
 
