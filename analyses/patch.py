@@ -156,7 +156,8 @@ def _log_p(logits: Tensor, answers: Sequence[tuple[int, ...]]) -> NDArray[Any]:
     """Log probability of each row's answer; logits of the positions that predict it."""
     wanted = torch.tensor(answers, device=logits.device)
     chosen = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].sum(-1)
-    return np.asarray(chosen.double().cpu())
+    found: NDArray[Any] = chosen.double().cpu().numpy()
+    return found
 
 
 # Per candidate (recipient's, donor's answer) and length group: rows, states [batch, layer, pos, d_model] or cache.

@@ -100,8 +100,8 @@ class Result:
         return cls(coords={k: tuple(v) for k, v in coords.items()}, manifest=manifest, **arrays)
 
 
-def load_result(path: str | Path) -> Result:
-    """Read a result that `Result.save` wrote.
+def load_result(path: str | Path) -> Any:
+    """Read a result that `Result.save` wrote: a `Channels`, a `Ledger`, whatever its kind is.
 
     Raises InputError if the file is missing, is no result of ours, or was written by a newer schema.
     """

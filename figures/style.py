@@ -9,8 +9,9 @@ COLUMN, DOUBLE_COLUMN = 3.25, 6.75  # inches: a column and the whole page of a t
 
 # Okabe and Ito's colours, told apart by colour-blind readers. Wires and models share none of them.
 WIRE_COLOURS = {"direct": "#0072B2", "relay": "#CC79A7", "tokens": "#E69F00"}
-MODEL_COLOURS = ("#000000", "#D55E00", "#009E73", "#56B4E9")
-MODEL_MARKERS = ("o", "s", "^", "D", "v")  # five, so that twenty models differ in colour or marker
+# Okabe and Ito (2008) without its yellow, which is too light for a line on paper; the wires' own come last.
+MODEL_COLOURS = ("#000000", "#D55E00", "#009E73", "#56B4E9", "#999999", "#0072B2", "#E69F00", "#CC79A7")
+MODEL_MARKERS = ("o", "s", "^", "D", "v")  # five, so that forty models differ in colour or marker
 GREY = "#555555"
 
 # What matplotlib reads when a file is written. Text in a PDF is text in an embedded TrueType font, as publishers ask.

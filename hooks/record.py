@@ -104,7 +104,8 @@ def record(
     columns = ["problem", "run", "position", "token", "token_id"]
     frame = pd.DataFrame(list(_frame_rows(runs, positions)))
     frame = frame if len(frame) else pd.DataFrame(columns=columns)
-    empty = torch.empty(0, len(layers), model.module.config.hidden_size)
+    config: Any = model.module.config
+    empty = torch.empty(0, len(layers), config.hidden_size)
     values = {
         name: torch.stack([kept[name][row] for row in range(len(frame))]) if len(frame) else empty for name in names
     }

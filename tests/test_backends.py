@@ -109,7 +109,7 @@ def test_a_folder_and_an_organism_are_the_same_model(organism: Callable[[str], A
     model.module.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
     model.card.save(tmp_path)
-    loaded = lb.hooks.load(tmp_path)
+    loaded: Any = lb.hooks.load(tmp_path)
     assert loaded.fingerprint == model.fingerprint
     assert loaded.card == model.card
     assert loaded.task.spec == "copy:cot=independent,answer=sum"

@@ -42,7 +42,7 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
     assert rows.loc["sft", "copy share"] == "1.00"
     assert rows.loc["sft", "one-pass accuracy"] == "-"
     assert rows.loc["direct", "tokens"] == "-"
-    assert float(rows.loc["direct", "one-pass accuracy"]) > 0.98
+    assert float(str(rows.loc["direct", "one-pass accuracy"])) > 0.98
     assert rows.loc["copy-sum", "tokens"] == "joint"
     written = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*") if path.is_file()}
     assert {"table.txt", "table.csv", "manifest.json", "results/sft/channels.safetensors"} <= written

@@ -111,6 +111,6 @@ def test_a_short_training_writes_a_whole_organism(monkeypatch: pytest.MonkeyPatc
 def test_one_command_makes_sft_again(organism: Callable[[str], Any], tmp_path: Path) -> None:
     card = lb.organisms.train("sft", tmp_path / "sft", progress=False)
     assert abs(card.accuracy["cot"] - organism("sft").card.accuracy["cot"]) <= 0.005
-    again = lb.hooks.load(tmp_path / "sft")
+    again: Any = lb.hooks.load(tmp_path / "sft")
     found = lb.analyses.channels(again, again.task.pairs(32))
     np.testing.assert_allclose(found.shares(), [0, 0, 1], atol=0.05)
