@@ -16,12 +16,14 @@ from .interval import bootstrap_interval
 OUTCOMES = ("donor's", "recipient's", "implied", "broken")
 SUMMARY = "mean"
 PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
+FEWEST = 8
 INTERACTIONS = tuple(cell for cell in range(8) if cell.bit_count() >= 2)
 CONDITIONS = {
-    "a": "in fewer than 90 % of pairs both natural runs end in two different answers that the task can read",
+    "a": "in fewer than 90 % of the pairs both natural runs finish in two different answers that the task can read",
     "b": "the total effect is too small (lower bound below 1 nat, or below 0.2 in probability)",
     "c": "a share lies outside [-0.1, 1.1]",
     "d": "in a mixed cell fewer than 80 % of answers are the donor's, the recipient's or the implied one",
+    "n": "fewer than 8 pairs: an interval over so few units says nothing",
     "e": "the largest wire is not the same on log-odds and on probability",
 }
 
@@ -122,6 +124,8 @@ class Channels(Result):
 
     def status(self, variable: str = SUMMARY) -> str:
         """ "ok", "joint", "withheld: b, d", or "not available to tokens" where no pair's CoTs differ."""
+        if variable == SUMMARY and not self.early:
+            return "no variable is used before the last step"
         failed = set(self._failed(variable))
         if variable == SUMMARY:
             failed |= {letter for name in self.early for letter in self._failed(name)}
@@ -143,8 +147,11 @@ class Channels(Result):
         natural = self.outcome[self.select(variable)]
         kept = (natural[..., 0] == OUTCOMES.index("recipient's")) & (natural[..., -1] == OUTCOMES.index("donor's"))
         ended = sum(facts["ended"][name] for name in names) / max(1, sum(facts["asked"][name] for name in names))
-        if not found.n or ended < PAIRS_ENDED or kept.mean() < PAIRS_ENDED:
+        used = found.n / max(1, sum(facts["asked"][name] for name in names))
+        if not found.n or min(ended, used, kept.mean()) < PAIRS_ENDED:
             yield "a"
+        if found.n < FEWEST:
+            yield "n"
         if not found.n:
             return
         strong = found.get("log-odds", "total", "low") >= TOTAL_NATS
@@ -157,13 +164,13 @@ class Channels(Result):
             yield "d"
         other = found.get("p(donor's)", "share")
         # Wires that tie within 0.05 count as equally large.
-        if other[np.argmax(split)] < other.max() - TIE and split[np.argmax(other)] < split.max() - TIE:
+        if other[np.argmax(split)] < other.max() - TIE or split[np.argmax(other)] < split.max() - TIE:
             yield "e"
 
     def shares(self, variable: str = SUMMARY) -> NDArray[Any]:
         """Shares of direct, relay and tokens on log-odds; NaN where they are withheld."""
         found = self.estimates(variable).get("log-odds", "share")
-        return np.full(3, np.nan) if self.status(variable).startswith("withheld") else found
+        return np.full(3, np.nan) if self.status(variable).startswith(("withheld", "no variable")) else found
 
     def frame(self) -> pd.DataFrame:
         """Every quantity: variable ("mean": the summary), target, outcome, quantity, term, estimate, low, high, n,

@@ -81,6 +81,7 @@ def channels(
         "dropped": dropped,
         "left_out": dict(pairs.left_out),
         "gates": [gate.asdict() for gate in gates],
+        "problems": {name: _distinct(cuts, name) for name in names},
         "onset": {"slot": onset.slot, "agreement": onset.agreement, "chance": onset.chance},
         "first_use": {name: task.first_use(name) for name in names},
         "last_step": _last_step(cuts, onset),
@@ -119,7 +120,8 @@ def _cut_pairs(
         one, other = runs[pair.recipient.key], runs[pair.donor.key]
         _check(pair, one, other)
         asked[pair.variable] += 1
-        if one.answer is not None and other.answer is not None and one.answer != other.answer:
+        finished = one.finished and other.finished and one.answer is not None and other.answer is not None
+        if finished and one.answer != other.answer:
             ended[pair.variable] += 1
         first, second = cut(one, onset, target, model), cut(other, onset, target, model)
         if isinstance(first, str) or isinstance(second, str):
@@ -133,6 +135,12 @@ def _cut_pairs(
             "no CoT before the onset: the answer stands at the first token, relay and tokens have no position"
         )
     return cuts, {name: count_reasons(told) for name, told in reasons.items() if told}, asked, ended
+
+
+def _distinct(cuts: Sequence[Cut], variable: str) -> int:
+    """How many different problems the pairs of a variable are made of: with fewer than two a pair they overlap."""
+    pairs = [pair for pair, _, _ in cuts if pair.variable == variable]
+    return len({problem.key for pair in pairs for problem in (pair.recipient, pair.donor)})
 
 
 def _check(pair: Pair, one: Run, other: Run) -> None:

@@ -143,11 +143,13 @@ def _fit_cell(
 
 
 def _log_p(probe: RidgeProbe, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
-    """Log probability of the labels; a class that the training fold lacks is as unlikely as the least likely one."""
+    """Log probability of the labels; a class that the training fold lacks gets one sample's worth of probability."""
     table = probe.predict_log_proba(X)
     at = np.searchsorted(probe.classes_, y).clip(max=len(probe.classes_) - 1)
     known = probe.classes_[at] == y
-    return np.asarray(np.where(known, table[np.arange(len(y)), at], table.min(axis=1)))
+    unseen = len(np.unique(y[~known]))
+    one = 1 / (probe.n_samples_fit_ + len(probe.classes_) + unseen)
+    return np.asarray(np.where(known, table[np.arange(len(y)), at] + np.log1p(-unseen * one), np.log(one)))
 
 
 def _choose(

@@ -49,15 +49,20 @@ def eight_cells(
     `open_with_cot` counts the opening text with the chain of thought instead of the prompt.
     """
     parts: list[Scores] = []
+    longest = max(len(aim.answer) for pair in aims for aim in pair)  # what a mixed cell says may be longer than its own
     starts = range(0, len(aims), batch_size)
     for start in tqdm(starts, desc="eight cells", disable=not progress, leave=False):
         chunk = slice(start, start + batch_size)
-        parts.append(_chunk(model, aims[chunk], thirds[chunk], open_with_cot))
+        parts.append(_chunk(model, aims[chunk], thirds[chunk], open_with_cot, longest))
     return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("log_p", "greedy", "entropy")))
 
 
 def _chunk(
-    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None], open_with_cot: bool
+    model: Model,
+    aims: Sequence[tuple[Aim, Aim]],
+    thirds: Sequence[tuple[int, ...] | None],
+    open_with_cot: bool,
+    longest: int,
 ) -> Scores:
     caches = Caches()
     both = (0, 1)
@@ -96,7 +101,7 @@ def _chunk(
     said = run_jobs(model, readers, caches, read)
     later = _later(model, readers, candidates, caches)
     greedy: dict[Key, tuple[int, ...]] = {key: (token,) for key, (_, _, token) in said.items()}
-    lengths = {key: max(len(aim.answer) for aim in aims[key[0]]) for key in readers}
+    lengths = dict.fromkeys(readers, longest)
     extend(model, {key: (*job.past, key) for key, job in readers.items()}, greedy, lengths, caches)
     shape = (len(aims), N_CELLS)
     keys = list(product(pairs, range(N_CELLS)))

@@ -19,7 +19,7 @@ from .ledger_table import Ledger
 from .targets import cot_runs, count_reasons
 
 ADVICE = 'The same tokens do not give the same text again: try load(..., dtype="float32").'
-NAMES = ("load", "keep", "broken")
+NAMES = ("load", "keep", "broken", "chance")
 
 
 def ledger(
@@ -56,9 +56,10 @@ def ledger(
         raise InputError(f"task {task.spec!r} has no reference program: the ledger is scored by one")
     targets = [*steps, "answer"]
     sources = [name for name in task.inputs if name in kept[0].spans] + steps
-    own = {
-        name: _decode(model, kept, [run.ids[: _start(run, name)] for run in kept], name, batch_size) for name in targets
-    }
+    # As long as the longest that any run wrote: what a swap implies may be longer than what it replaces.
+    lengths = {t: max(len(run.tokens(t)) for run in runs if t in run.spans) for t in targets}
+    prefixes = {t: [run.ids[: _start(run, t)] for run in kept] for t in targets}
+    own = {t: _decode(model, kept, prefixes[t], lengths[t], batch_size) for t in targets}
     written = {name: [_value(run, name) for run in kept] for name in targets}
     again = float(np.mean([own[name][i] == written[name][i] for name in targets for i in range(len(kept))]))
     gates = (
@@ -72,7 +73,7 @@ def ledger(
     edges = [(t, s) for t, target in enumerate(targets) for s, source in enumerate(sources) if _before(source, target)]
     for t, s in tqdm(edges, desc="ledger", disable=not progress, leave=False):
         copies[t, s] = task.states(_target(targets[t])) == _stated(task, sources[s])
-        found = _edge(model, kept, targets[t], sources[s], own[targets[t]], rng, batch_size)
+        found = _edge(model, kept, (targets[t], sources[s]), own[targets[t]], lengths[targets[t]], rng, batch_size)
         for name in NAMES:
             arrays[name][t, s] = found[name]
     circumstance = {
@@ -127,24 +128,28 @@ def _before(source: str, target: str) -> bool:
 
 
 def _decode(
-    model: Model, runs: Sequence[Run], prefixes: Sequence[tuple[int, ...]], target: str, batch_size: int
+    model: Model, runs: Sequence[Run], prefixes: Sequence[tuple[int, ...]], length: int, batch_size: int
 ) -> list[str | None]:
     """The value of a target, decoded from its first token to its end."""
-    lengths = [len(run.tokens(target)) for run in runs]
-    texts = [decode(model.tokenizer, ids) for ids in decode_greedily(model, prefixes, lengths, batch_size=batch_size)]
-    return [run.problem.task.parse_answer(text) for run, text in zip(runs, texts, strict=True)]
+    written = decode_greedily(model, prefixes, [length] * len(prefixes), batch_size=batch_size)
+    return [run.problem.task.parse_answer(decode(model.tokenizer, ids)) for run, ids in zip(runs, written, strict=True)]
 
 
 def _edge(
     model: Model,
     runs: Sequence[Run],
-    target: str,
-    source: str,
+    edge: tuple[str, str],
     own: Sequence[str | None],
+    length: int,
     rng: np.random.Generator,
     batch_size: int,
 ) -> dict[str, NDArray[Any]]:
-    """Load, keep and broken of one edge, per problem."""
+    """Load, keep, broken and chance of one edge (target, source), per problem.
+
+    A problem is scored where the swap changes what the program makes of the source, and where the model does not say
+    that anyway: otherwise the edge is blank there.
+    """
+    target, source = edge
     scored: list[tuple[int, str, tuple[int, ...]]] = []
     for i, run in enumerate(runs):
         swapped = _swap(run, runs, source, rng)
@@ -152,17 +157,26 @@ def _edge(
             continue
         value, ids = swapped
         implied = _resume(run.problem, source, value, _target(target))
-        if implied is not None and own[i] is not None and implied != own[i]:
+        before = _resume(run.problem, source, _source_value(run, source), _target(target))
+        if implied is not None and own[i] is not None and implied not in (before, own[i]):
             scored.append((i, implied, ids[: _start(run, target)]))
     found = {name: np.full(len(runs), np.nan) for name in NAMES}
     if not scored:
         return found
-    said = _decode(model, [runs[i] for i, _, _ in scored], [ids for _, _, ids in scored], target, batch_size)
-    for (i, implied, _), text in zip(scored, said, strict=True):
+    said = _decode(model, [runs[i] for i, _, _ in scored], [ids for _, _, ids in scored], length, batch_size)
+    others = [scored[k][1] for k in rng.permutation(len(scored))]
+    for (i, implied, _), text, other in zip(scored, said, others, strict=True):
         found["load"][i] = text == implied
         found["keep"][i] = text == own[i]
         found["broken"][i] = text not in (implied, own[i])
+        if other != own[i]:
+            found["chance"][i] = text == other
     return found
+
+
+def _source_value(run: Run, source: str) -> str:
+    """The value of a source in a run: of a step as written, of a variable as given."""
+    return run.values[int(source.partition(".")[2])] if source.startswith("step.") else run.problem.values[source]
 
 
 def _swap(run: Run, runs: Sequence[Run], source: str, rng: np.random.Generator) -> tuple[str, tuple[int, ...]] | None:
@@ -170,16 +184,11 @@ def _swap(run: Run, runs: Sequence[Run], source: str, rng: np.random.Generator) 
     fits."""
     start, stop = run.spans[source]
 
-    def value_of(other: Run) -> str:
-        return (
-            other.values[int(source.partition(".")[2])] if source.startswith("step.") else other.problem.values[source]
-        )
-
     for i in rng.permutation(len(runs)):
         other = runs[i]
         tokens = other.tokens(source)
-        if value_of(other) != value_of(run) and len(tokens) == stop - start:
-            return value_of(other), run.ids[:start] + tokens + run.ids[stop:]
+        if _source_value(other, source) != _source_value(run, source) and len(tokens) == stop - start:
+            return _source_value(other, source), run.ids[:start] + tokens + run.ids[stop:]
     return None
 
 

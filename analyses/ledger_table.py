@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result
-from .interval import bootstrap_interval
+from .interval import rate_interval
 
 EDGE = 0.5  # a text-to-text edge counts in a path if the lower bound of its load is above this
 
@@ -22,8 +22,8 @@ class Ledger(Result):
     """For every target and source, per problem: what the target became when the source alone was swapped.
 
     load: 1 where the output is what the swapped source implies; keep: 1 where it is unchanged; broken: 1 where it is
-    neither. NaN where the pair says nothing (the implied value is the unswapped output). `copy_edge` marks targets that
-    state the same variable as their source.
+    neither; chance: 1 where it is what the swap implies in another problem. NaN where the pair says nothing (the
+    implied value is the unswapped output). `copy_edge` marks targets that state the same variable as their source.
     """
 
     kind: ClassVar[str] = "ledger"
@@ -31,12 +31,14 @@ class Ledger(Result):
         "load": ("target", "source", "problem"),
         "keep": ("target", "source", "problem"),
         "broken": ("target", "source", "problem"),
+        "chance": ("target", "source", "problem"),
         "copy_edge": ("target", "source"),
     }
 
     load: NDArray[Any]
     keep: NDArray[Any]
     broken: NDArray[Any]
+    chance: NDArray[Any]
     copy_edge: NDArray[Any]
 
     @property
@@ -50,13 +52,13 @@ class Ledger(Result):
         return tuple(self.coords["source"])
 
     def rate(self, quantity: str, target: str, source: str) -> tuple[float, float, float, int]:
-        """Estimate, lower and upper bound, number of scorable pairs, of "load", "keep" or "broken"."""
+        """Estimate, lower and upper bound, number of scorable pairs, of "load", "keep", "broken" or "chance"."""
         hits = getattr(self, quantity)[self.targets.index(target), self.sources.index(source)]
         hits = hits[~np.isnan(hits)]
         if not len(hits):
             return math.nan, math.nan, math.nan, 0
-        low, high = bootstrap_interval(hits[:, None], lambda means: means)
-        return float(hits.mean()), float(low[0]), float(high[0]), len(hits)
+        low, high = rate_interval(float(hits.mean()), len(hits))
+        return float(hits.mean()), low, high, len(hits)
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
@@ -64,7 +66,7 @@ class Ledger(Result):
         for t, target in enumerate(self.targets):
             for s, source in enumerate(self.sources):
                 if not np.isnan(self.load[t, s]).all():
-                    for quantity in ("load", "keep", "broken"):
+                    for quantity in ("load", "keep", "broken", "chance"):
                         values = dict(
                             zip(("estimate", "low", "high", "n"), self.rate(quantity, target, source), strict=True)
                         )
@@ -87,21 +89,17 @@ class Ledger(Result):
             if source in self.sources and not self.copy_edge[self.targets.index(target), self.sources.index(source)]
         ]
 
-    def serial_share(self) -> tuple[float, float, float]:
-        """Mean over k >= 2 of load(k <- k-1), copies left out, with its interval; NaN where no step can be swapped."""
-        hits = [self.load[self.targets.index(t), self.sources.index(s)] for t, s in self.step_edges]
-        hits = [edge for edge in hits if not np.isnan(edge).all()]
-        if not hits:
+    def serial_share(self, quantity: str = "load") -> tuple[float, float, float]:
+        """Mean over k >= 2 of load(k <- k-1), copies left out, with its interval; NaN where no step can be swapped.
+
+        quantity: "chance" gives what outputs that follow nothing would score. The interval counts problems, not edges.
+        """
+        rates = [self.rate(quantity, target, source) for target, source in self.step_edges]
+        rates = [rate for rate in rates if rate[3]]
+        if not rates:
             return math.nan, math.nan, math.nan
-        known = ~np.isnan(np.stack(hits, axis=1))  # [problem, edge]
-        values = np.concatenate([np.nan_to_num(np.stack(hits, axis=1)), known], axis=1)
-
-        def mean_load(means: NDArray[Any]) -> NDArray[Any]:
-            hit, seen = np.split(means, 2, axis=-1)
-            return np.asarray((hit / np.where(seen > 0, seen, np.nan)).mean(axis=-1, keepdims=True))
-
-        low, high = bootstrap_interval(values, mean_load)
-        return float(mean_load(values.mean(axis=0))[0]), float(low[0]), float(high[0])
+        share = sum(rate[0] for rate in rates) / len(rates)
+        return (share, *rate_interval(share, min(rate[3] for rate in rates)))
 
     def depth(self) -> int | None:
         """Token-mediated depth: the longest path of text-to-text edges whose load has a lower bound above 0.5.

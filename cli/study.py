@@ -182,6 +182,7 @@ def _row(name: str, found: Measured) -> dict[str, str]:
         row[wire] = shown
     ledger: Any = found.results.get("ledger")
     row["serial share"] = _interval(*ledger.serial_share()) if ledger else "-"
+    row["chance"] = "-" if row["serial share"] == "-" else f"{ledger.serial_share('chance')[0]:.2f}"
     depth = ledger.depth() if ledger else None
     row["depth"] = "-" if depth is None else str(depth)
     copies: Any = found.results.get("copies")
@@ -215,7 +216,7 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
     lines = [table.to_string(index=False), ""]
     lines += [
         "direct, relay, tokens: shares of what the answer owes to variables used before its last step (95 % interval);",
-        "serial share, depth: from the ledger of steps; copy share: tokens, where the CoT states the answer;",
+        "serial share, its chance level, depth: from the ledger; copy share: tokens, where the CoT states the answer;",
         "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer).",
     ]
     notes: dict[str, list[str]] = {}

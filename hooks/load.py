@@ -13,7 +13,7 @@ from .backends.base import Backend
 from .backends.torch import TorchBackend
 from .card import Card
 from .format import Format
-from .model import Model
+from .model import Model, fingerprint_of
 
 BACKENDS = ("torch", "transformer_lens", "nnsight")
 ORGANISM = "organism:"
@@ -66,9 +66,11 @@ def load(
     card = None
     if isinstance(source, str | Path):
         module, tokenizer, card, name = _from_name(str(source), dtype, device_map, attention, tokenizer)
+        fingerprint = fingerprint_of(module)
         made: Backend = _wrap(module, tokenizer, backend or "torch")
     else:
         given, module, found, name = _from_object(source)
+        fingerprint = fingerprint_of(module)
         tokenizer = tokenizer if tokenizer is not None else found
         if backend is None or check_name("backend", backend, BACKENDS) == given.name:
             made = given
@@ -80,7 +82,7 @@ def load(
         raise InputError(f"{type(source).__name__} brings no tokenizer: pass tokenizer=")
     if module.training:
         raise InputError("the model is in training mode (dropout is on): call model.eval() first")
-    return Model(name, made, tokenizer, _format(format, card, tokenizer), card)
+    return Model(name, made, tokenizer, _format(format, card, tokenizer), card, fingerprint)
 
 
 def _from_name(

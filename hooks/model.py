@@ -26,6 +26,7 @@ class Model:
     tokenizer: Any = field(repr=False)
     format: Format = field(repr=False)
     card: Card | None = field(default=None, repr=False)
+    fingerprint: str = field(default="", repr=False)
 
     @property
     def module(self) -> nn.Module:
@@ -60,26 +61,6 @@ class Model:
         """The same model with other texts around its reasoning."""
         return replace(self, format=replace(self.format, **changes))
 
-    @cached_property
-    def fingerprint(self) -> str:
-        """A hash of the configuration and of the first 4096 values of every weight: the same weights, the same text."""
-        digest = hashlib.sha256()
-        config: Any = getattr(self.module, "config", None)
-        shown = {
-            k: v
-            for k, v in config.to_dict().items()
-            if k not in {"architectures", "transformers_version", "_name_or_path"}
-        }
-        digest.update(json.dumps(shown, sort_keys=True, default=str).encode())
-        # Sorted by content, not by name: a bridge renames the weights.
-        parts = []
-        for weight in self.module.parameters():
-            sample = weight.detach().flatten()[:4096].float().cpu().numpy().tobytes()
-            parts.append(hashlib.sha256(repr(tuple(weight.shape)).encode() + sample).digest())
-        for part in sorted(parts):
-            digest.update(part)
-        return digest.hexdigest()[:16]
-
     def identity(self) -> dict[str, Any]:
         """The manifest keys that must agree before results of this model are mixed."""
         config: Any = getattr(self.module, "config", None)
@@ -90,3 +71,19 @@ class Model:
             "attention": str(getattr(config, "_attn_implementation", None)),
             "format": {k: v for k, v in vars(self.format).items()},
         }
+
+
+def fingerprint_of(module: nn.Module) -> str:
+    """A hash of the configuration and of the first 4096 values of every weight: the same weights, the same text.
+
+    Taken before a backend wraps the model: a bridge renames weights, and splits those that hold queries, keys and values.
+    """
+    digest = hashlib.sha256()
+    config: Any = getattr(module, "config", None)
+    described = config.to_dict() if config is not None else {}
+    shown = {k: v for k, v in described.items() if k not in {"architectures", "transformers_version", "_name_or_path"}}
+    digest.update(json.dumps(shown, sort_keys=True, default=str).encode())
+    for weight in module.parameters():
+        digest.update(repr(tuple(weight.shape)).encode())
+        digest.update(weight.detach().flatten()[:4096].float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

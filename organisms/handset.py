@@ -3,7 +3,8 @@
 A run is `<bos> copy V think C answer A <eos>`: positions are learned embeddings, so each head can be told which
 position
 to read. Every signal stands twice in the residual stream, once with the opposite sign, so that its mean is 0; a large
-constant pair (the ballast) fixes its variance. LayerNorm is then a multiplication by a constant, up to 1e-7.
+constant pair (the ballast) fixes its variance. LayerNorm is then a multiplication by a constant, up to
+a few parts in 10,000 (float32 against the ballast).
 """
 
 from dataclasses import dataclass

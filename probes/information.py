@@ -23,14 +23,21 @@ def v_information(log_p: Float[np.ndarray, " n"], log_p_null: Float[np.ndarray, 
 
 
 def null_log_p(train: NDArray[Any], test: NDArray[Any]) -> Float[np.ndarray, " n"]:
-    """Log probability of test labels by the training frequencies, one added to each class (a label may be unseen).
+    """Log probability of test labels by the best constant: uniform, or the training frequencies with one added to each
+    class (a label may be unseen), whichever had the lower leave-one-out loss in training.
 
-    >>> null_log_p(np.array([0, 0, 1, 1]), np.array([0])).round(3).tolist()
-    [-0.693]
+    >>> null_log_p(np.array([0] * 9 + [1]), np.array([0])).round(3).tolist()
+    [-0.182]
+    >>> np.exp(null_log_p(np.array([0, 0, 1, 1]), np.array([0]))).round(3).tolist()
+    [0.5]
     """
     classes = np.unique(np.concatenate([train, test]))
-    counts = np.array([(train == label).sum() for label in classes]) + 1.0
-    return np.asarray(np.log(counts / counts.sum())[np.searchsorted(classes, test)])
+    counts = np.array([(train == label).sum() for label in classes])
+    left_out = -(counts * np.log(np.maximum(counts, 1) / (len(train) - 1 + len(classes)))).sum() / max(1, len(train))
+    if left_out >= np.log(len(classes)):
+        return np.full(len(test), -np.log(len(classes)))
+    frequencies = np.log((counts + 1) / (len(train) + len(classes)))
+    return np.asarray(frequencies[np.searchsorted(classes, test)])
 
 
 def group_folds(groups: NDArray[Any], folds: int, seed: int = 0) -> Int[np.ndarray, " n"]:

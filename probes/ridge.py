@@ -69,6 +69,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"RidgeProbe needs samples of at least 2 classes, got 1 class: {self.classes_[0]!r}")
         factors = factors if factors is not None else Factors.of(X)
+        self.n_samples_fit_ = len(X)
         targets = np.eye(len(self.classes_))[index]
         centred = targets - targets.mean(axis=0)
         power = factors.singular**2
@@ -98,10 +99,15 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         return np.asarray(scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
 
     def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
-        """Log probabilities (nats) of the classes."""
+        """Log probabilities (nats) of the classes.
+
+        One sample's worth of a uniform distribution is mixed in: training samples without an error do not show that an
+        error is rarer than one in n, and a single surprise must not cost more than log(n * classes).
+        """
         scores = self._scores(X)
-        top = scores.max(axis=1, keepdims=True)
-        return np.asarray(scores - top - np.log(np.exp(scores - top).sum(axis=1, keepdims=True)))
+        log_p = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        weight = 1 / (self.n_samples_fit_ + 1)
+        return np.logaddexp(np.log1p(-weight) + log_p, np.log(weight / len(self.classes_)))
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probabilities of the classes."""

@@ -66,7 +66,7 @@ class Copy(Task):
             order = rng.permutation(len(problems) ** 2)
             drawn = ((problems[i // len(problems)], problems[i % len(problems)]) for i in order)
             candidates = (pair for pair in drawn if self._differ(*pair, variable))
-            items += draw_pairs(candidates, count_of(n), variable, self.spec)
+            items += draw_pairs(candidates, count_of(n), variable, self.spec, tokenizer)
         return Pairs(tuple(items), self)
 
     def parse_steps(self, text: str) -> list[Step]:

@@ -94,7 +94,7 @@ class ModularSum(Task):
         items = []
         for variable in chosen:
             rng = np.random.default_rng([seed, len(variable), *variable.encode()])
-            items += draw_pairs(self._candidates(rng, variable), count_of(n), variable, self.spec)
+            items += draw_pairs(self._candidates(rng, variable), count_of(n), variable, self.spec, tokenizer)
         return Pairs(tuple(items), self)
 
     def parse_steps(self, text: str) -> list[Step]:

@@ -198,9 +198,12 @@ def count_of(n: int) -> int:
     return n
 
 
-def draw_pairs(candidates: Iterator[tuple[Problem, Problem]], n: int, variable: str, spec: str) -> list[Pair]:
+def draw_pairs(
+    candidates: Iterator[tuple[Problem, Problem]], n: int, variable: str, spec: str, tokenizer: Any = None
+) -> list[Pair]:
     """The first `n` candidate pairs, first those in which no problem occurs twice, then others; none twice.
 
+    With a tokenizer, only pairs whose prompts have the same number of tokens.
     Disjoint pairs are independent, which the bootstrap over pairs takes for granted; small task spaces run out of them.
     """
     disjoint: list[Pair] = []
@@ -210,6 +213,10 @@ def draw_pairs(candidates: Iterator[tuple[Problem, Problem]], n: int, variable: 
     for recipient, donor in candidates:
         keys = frozenset((recipient.key, donor.key))
         if len(keys) < 2 or keys in seen:
+            continue
+        if tokenizer is not None and len(tokenizer(recipient.prompt)["input_ids"]) != len(
+            tokenizer(donor.prompt)["input_ids"]
+        ):
             continue
         seen.add(keys)
         if used.isdisjoint(keys):

@@ -33,7 +33,8 @@ def states(module: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_three_backends_read_the_same(kind: str, random_module: Callable[..., Any], word_tokenizer: Any) -> None:
-    module = random_module(kind, word_tokenizer)
+    # The bridge runs eager attention; sdpa sums in another order, which is not what is compared here.
+    module = random_module(kind, word_tokenizer, attn_implementation="eager")
     models = [
         lb.hooks.load(module, tokenizer=word_tokenizer, format=FORMAT, backend=backend)
         for backend in ("torch", "transformer_lens", "nnsight")

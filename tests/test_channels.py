@@ -134,7 +134,9 @@ def test_cells_are_what_a_plain_pass_over_each_text_says(organism: Callable[[str
     pairs = model.task.pairs(4, vary="operand.2")
     runs = lb.hooks.generate(model, [p for pair in pairs for p in (pair.recipient, pair.donor)])
     onset = find_onset(runs)
-    aims: list[Any] = [tuple(cut(runs.by_problem()[p.key], onset, "onset", model) for p in (q.recipient, q.donor)) for q in pairs]
+    aims: list[Any] = [
+        tuple(cut(runs.by_problem()[p.key], onset, "onset", model) for p in (q.recipient, q.donor)) for q in pairs
+    ]
     scores = eight_cells(model, aims, [None] * 4)
     for i, aim in enumerate(aims):
         for prompt, text in ((0, 0), (0, 1), (1, 0), (1, 1)):

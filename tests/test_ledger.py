@@ -86,7 +86,7 @@ def table(load: dict[tuple[str, str], float], n: int = 40) -> Any:
     copies[3, 6] = True
     for (target, source), rate in load.items():
         values[targets.index(target), sources.index(source)] = np.arange(n) < rate * n
-    arrays = {"load": values, "keep": 1 - values, "broken": 0 * values, "copy_edge": copies}
+    arrays = {"load": values, "keep": 1 - values, "broken": 0 * values, "chance": 0 * values, "copy_edge": copies}
     coords = {"target": targets, "source": sources, "problem": tuple(map(str, range(n)))}
     return lb.analyses.Ledger(coords=coords, manifest=Manifest(), **arrays)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import loadbearing as lb
-from loadbearing.core import InputError, UnknownNameError
+from loadbearing.core import InputError
 from loadbearing.hooks.resume import resume
 from loadbearing.hooks.sites import Site
 from loadbearing.hooks.splice import forward_segment
@@ -19,10 +19,11 @@ def first_token_odds(logits: torch.Tensor, donor: int, recipient: int) -> torch.
 
 
 @pytest.mark.parametrize(("name", "mode"), [("sft", "cot"), ("direct", "answer-only")])
-def test_the_map_is_that_of_transformer_lens(name: str, mode: str, organism: Callable[[str], Any]) -> None:
+def test_the_map_is_that_of_transformer_lens(name: str, mode: str) -> None:
     from transformer_lens import patching
 
-    model = organism(name)
+    # Eager, as the bridge is: sdpa sums in another order.
+    model: Any = lb.hooks.load(f"organism:{name}", attention="eager")
     bridge = lb.hooks.load(model.module, tokenizer=model.tokenizer, format=model.format, backend="transformer_lens")
     pairs = model.task.pairs(1)
     chosen: Any = mode
@@ -94,7 +95,7 @@ def test_every_position_of_the_last_layers_input_adds_up_to_nothing_before_the_p
 
 
 def test_answers_of_two_tokens(random_module: Callable[..., Any], bpe_tokenizer: Any) -> None:
-    module = random_module("qwen3", bpe_tokenizer, max_position_embeddings=256)
+    module = random_module("qwen3", bpe_tokenizer, max_position_embeddings=256, seed=2)
     model = lb.hooks.load(module, tokenizer=bpe_tokenizer)
     task = lb.tasks.Questions()
     task.add("a", "What is 12 + 30?", "42", partner="b")
@@ -128,8 +129,7 @@ def test_the_models_object_is_what_it_was(organism: Callable[[str], Any]) -> Non
 def test_bad_input(organism: Callable[[str], Any]) -> None:
     model = organism("sft")
     pairs = model.task.pairs(2, vary="operand.1")
-    bad: Any = "cott"
-    with pytest.raises(UnknownNameError, match="unknown mode 'cott': expected one of answer-only, cot; nearest: 'cot'"):
-        lb.analyses.patch(model, pairs, mode=bad)
+    with pytest.raises(InputError, match="target 'onse': expected 'onset', 'answer' or 'step.K'"):
+        lb.analyses.patch(model, pairs, mode="cot", target="onse")
     with pytest.raises(InputError, match="no pairs to measure"):
         lb.analyses.patch(model, lb.tasks.Pairs((), model.task))

@@ -84,7 +84,7 @@ def test_factors_can_be_shared_between_targets() -> None:
 
 
 def test_it_lives_in_scikit_learn() -> None:
-    X, y = blobs()
+    X, y = blobs(noise=0.3)
     probe = clone(RidgeProbe(penalties=(0.1, 1.0)))
     assert probe.penalties == (0.1, 1.0)
     assert cross_val_score(make_pipeline(StandardScaler(), probe), X, y, cv=3).min() > 0.8

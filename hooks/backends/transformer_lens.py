@@ -1,5 +1,6 @@
 """TransformerLens: a `TransformerBridge` is read through its own cache; splicing runs on the model inside it."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,10 @@ class TransformerLensBackend(Backend):
         config.architectures = config.architectures or [
             label
         ]  # a model made from a config has none, and the bridge asks
-        bridge = TransformerBridge.boot_transformers(label, hf_model=module, tokenizer=tokenizer, device=device)
+        # The bridge changes its tokenizer, and would load it again by its name; ours comes from ids and stays as it is.
+        own = copy.deepcopy(tokenizer)
+        own.init_kwargs |= {"name_or_path": "", "add_bos_token": True}
+        bridge = TransformerBridge.boot_transformers(label, hf_model=module, tokenizer=own, device=device)
         return cls(bridge)
 
     def module(self) -> nn.Module:
