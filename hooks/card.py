@@ -30,7 +30,7 @@ class Card:
     seed: int = 0
     measure: Mapping[str, Any] = field(default_factory=dict)
     known: Mapping[str, float] = field(default_factory=dict)
-    curve: tuple[Mapping[str, float], ...] = ()
+    curve: tuple[Mapping[str, Any], ...] = ()
     accuracy: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 

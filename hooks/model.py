@@ -76,7 +76,7 @@ class Model:
 def fingerprint_of(module: nn.Module) -> str:
     """A hash of the configuration and of the first 4096 values of every weight: the same weights, the same text.
 
-    Taken before a backend wraps the model: a bridge renames weights, and splits those that hold queries, keys and values.
+    Taken before a backend wraps the model: a bridge renames weights, and splits those of queries, keys and values.
     """
     digest = hashlib.sha256()
     config: Any = getattr(module, "config", None)

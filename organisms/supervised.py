@@ -13,7 +13,7 @@ from .specs import Trained
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-Curve = tuple[dict[str, float], ...]
+Curve = tuple[dict[str, Any], ...]
 
 
 def new_model(spec: Trained, tokenizer: Any) -> "LlamaForCausalLM":
@@ -48,8 +48,9 @@ def train_supervised(
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
     model = new_model(spec, tokenizer)
-    held_out = [render_examples(tokenizer, form, task.problems(500, seed=1), style) for style in spec.styles]
-    curve: list[dict[str, float]] = []
+    problems = task.problems(min(500, len(task.all_problems("test"))), seed=1)
+    held_out = [render_examples(tokenizer, form, problems, style) for style in spec.styles]
+    curve: list[dict[str, Any]] = []
 
     class HeldOut(TrainerCallback):
         """Adds a row to the curve whenever the trainer logs."""

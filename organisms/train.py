@@ -1,5 +1,6 @@
 """One entry that makes any organism from its spec."""
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
@@ -25,7 +26,7 @@ def train(name: str, folder: str | Path, *, progress: bool = True) -> Card:
     spec = spec_of(name)
     task = load_task(spec.task)
     tokenizer = build_tokenizer(task, FORMAT)
-    curve: tuple[Mapping[str, float], ...] = ()
+    curve: tuple[Mapping[str, Any], ...] = ()
     with new_folder(folder) as temporary:
         if isinstance(spec, HandSet):
             from .handset import set_weights
@@ -47,9 +48,9 @@ def train(name: str, folder: str | Path, *, progress: bool = True) -> Card:
     return card
 
 
-def _card(spec: Trained | HandSet, curve: tuple[Mapping[str, float], ...]) -> Card:
+def _card(spec: Trained | HandSet, curve: tuple[Mapping[str, Any], ...]) -> Card:
     described = {"name", "summary", "task", "modes", "measure", "known", "seed"}
-    recipe = {key: value for key, value in asdict(spec).items() if key not in described}
+    recipe = json.loads(json.dumps({key: value for key, value in asdict(spec).items() if key not in described}))
     return Card(
         name=spec.name,
         summary=spec.summary,
@@ -77,5 +78,6 @@ def accuracies(folder: Path, spec: Trained | HandSet, n: int = 900) -> dict[str,
         every = model.task.all_problems()
         runs = replay_gold(model, every) if spec.measure["cot"] == "task" else generate(model, every)
         return {"cot": runs.accuracy}
-    problems = model.task.problems(n, seed=2)
+    assert isinstance(model.task, ModularSum)
+    problems = model.task.problems(min(n, len(model.task.all_problems("test"))), seed=2)
     return {mode: generate(model, problems, mode, max_new_tokens=16).accuracy for mode in spec.modes}

@@ -47,7 +47,8 @@ def test_three_backends_read_the_same(kind: str, random_module: Callable[..., An
     first, *others = (lb.hooks.record(model, runs, sites, places) for model in models)
     for other in others:
         for site in sites:
-            torch.testing.assert_close(other.values[site], first.values[site], atol=1e-5, rtol=0)
+            scale = max(1.0, float(first.values[site].abs().max()))  # these random weights make activations of about 10
+            torch.testing.assert_close(other.values[site], first.values[site], atol=1e-5 * scale, rtol=0)
         assert other.rows.equals(first.rows)
     assert len({model.fingerprint for model in models}) == 1
 

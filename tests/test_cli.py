@@ -15,7 +15,7 @@ import pytest
 import loadbearing as lb
 from loadbearing.cli.study import run_study
 
-FEW = ["--quiet", "--pairs", "4"]
+FEW = ["--quiet", "--pairs", "8"]
 
 
 def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -32,7 +32,7 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["sft", "direct", "copy-sum"]
-    first = run_study(tmp_path / "one", pairs=4, names=names, progress=False)
+    first = run_study(tmp_path / "one", pairs=8, names=names, progress=False)
     shown = capsys.readouterr().out
     assert shown.rstrip().endswith(f"Tables, results and figures: {tmp_path / 'one'}")
     assert "- not made for cot: direct" in shown
@@ -50,7 +50,7 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
         assert {f"figures/{kind}.{suffix}" for suffix in ("pdf", "png", "svg")} <= written
     assert isinstance(lb.load(tmp_path / "one" / "results" / "sft" / "ledger.safetensors"), lb.analyses.Ledger)
 
-    second = run_study(tmp_path / "two", pairs=4, names=names, progress=False)
+    second = run_study(tmp_path / "two", pairs=8, names=names, progress=False)
     pd.testing.assert_frame_equal(first, second)
     for name in ("table.txt", "table.csv", "manifest.json", "figures/channels.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
@@ -109,7 +109,7 @@ def test_a_killed_study_leaves_nothing_in_the_way(tmp_path: Path) -> None:
 
 def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, organism: Callable[[str], Any]) -> None:
     saved = tmp_path / "a.safetensors"
-    words = ["--model", "organism:copy-tokens", "--target", "answer", "--pairs", "4", "--quiet", "--save", str(saved)]
+    words = ["--model", "organism:copy-tokens", "--target", "answer", "--pairs", "8", "--quiet", "--save", str(saved)]
     done = command("channels", *words, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "1.00 [1.00, 1.00]" in done.stdout

@@ -81,7 +81,8 @@ def make_ledger(steps: int = 2) -> Ledger:
     copy_edge = np.zeros((len(targets), len(sources)), bool)
     copy_edge[-1, -1] = True
     coords = {"target": targets, "source": sources}
-    return Ledger(coords=coords, manifest=Manifest(), load=load, keep=1 - load, broken=load * 0, copy_edge=copy_edge)
+    arrays = {"load": load, "keep": 1 - load, "broken": load * 0, "chance": load * 0, "copy_edge": copy_edge}
+    return Ledger(coords=coords, manifest=Manifest(), **arrays)
 
 
 def make_decodability(places: tuple[str, ...], bits: tuple[float, ...]) -> Decodability:

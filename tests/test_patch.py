@@ -129,7 +129,7 @@ def test_the_models_object_is_what_it_was(organism: Callable[[str], Any]) -> Non
 def test_bad_input(organism: Callable[[str], Any]) -> None:
     model = organism("sft")
     pairs = model.task.pairs(2, vary="operand.1")
-    with pytest.raises(InputError, match="target 'onse': expected 'onset', 'answer' or 'step.K'"):
+    with pytest.raises(InputError, match=r"target 'onse': expected 'onset', 'answer' or 'step.K'"):
         lb.analyses.patch(model, pairs, mode="cot", target="onse")
     with pytest.raises(InputError, match="no pairs to measure"):
         lb.analyses.patch(model, lb.tasks.Pairs((), model.task))
