@@ -57,7 +57,7 @@ _SHAPLEY, _MOEBIUS = _shapley_weights(), _moebius_weights()
 def shapley(v: Cells) -> Float[np.ndarray, "... 3"]:
     """Shapley values of the three wires; they add up to v(direct+relay+tokens) - v(none).
 
-    >>> shapley(np.array([0.0, 1, 0, 1, 2, 3, 2, 3])).tolist()
+    >>> shapley(np.array([0.0, 1, 0, 1, 2, 3, 2, 3])).round(6).tolist()
     [1.0, 0.0, 2.0]
     """
     return np.asarray(v @ _SHAPLEY)

@@ -50,8 +50,8 @@ def channels(
     >>> from loadbearing.hooks import load
     >>> model = load("organism:copy-tokens")
     >>> result = channels(model, model.task.pairs(8), target="answer")
-    >>> result.shares("value").round(3).tolist()
-    [0.0, 0.0, 1.0]
+    >>> [f"{abs(share):.3f}" for share in result.shares("value")]
+    ['0.000', '0.000', '1.000']
     """
     began = time.perf_counter()
     if not len(pairs):

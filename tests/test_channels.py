@@ -174,6 +174,7 @@ def table(
     ended: float = 1.0,
     outcome: Any = None,
     spread: float = 0.0,
+    asked: int | None = None,
 ) -> Any:
     """Channels of one variable with log-odds `v` and probabilities `p` per cell, the same in every pair."""
     v = np.asarray(v, dtype=float)
@@ -186,8 +187,8 @@ def table(
     if outcome is None:
         outcome = [1, 2, 2, 2, 2, 2, 2, 0]  # natural runs as they are, mixed cells as implied
     facts = {
-        "asked": {"x": n},
-        "ended": {"x": round(ended * n)},
+        "asked": {"x": asked or n},
+        "ended": {"x": round(ended * (asked or n))},
         "first_use": {"x": 1},
         "last_step": 2,
     }
@@ -221,6 +222,10 @@ def test_a_clean_table_is_not_withheld() -> None:
     [
         ("a", {"v": TOKENS_ONLY, "ended": 0.85}),
         ("a", {"v": TOKENS_ONLY, "outcome": [3, 2, 2, 2, 2, 2, 2, 0]}),
+        ("a", {"v": TOKENS_ONLY, "asked": 24}),  # pairs lost to CoTs that were cut off, or to a target that they miss
+        ("n", {"v": TOKENS_ONLY, "n": 7}),
+        # On log-odds direct leads by a little; on probability tokens alone decide every answer.
+        ("e", {"v": [-5.0, -2.0, -5.0, -2.0, 0.01, 5.0, 0.01, 5.0], "p": [0.001] * 4 + [0.999] * 4}),
         ("b", {"v": [0.4 if cell & 4 else -0.4 for cell in range(N_CELLS)]}),
         ("b", {"v": TOKENS_ONLY, "p": [1e-3 * (1 + cell) for cell in range(N_CELLS)]}),
         ("c", {"v": [-5.0, -25.0, -5.0, -5.0, 25.0, 5.0, 5.0, 5.0]}),
@@ -255,6 +260,8 @@ def test_each_rule_withholds_the_share_and_names_itself(letter: str, arguments: 
     "arguments",
     [
         {"v": TOKENS_ONLY, "ended": 0.9},
+        {"v": TOKENS_ONLY, "asked": 22},
+        {"v": TOKENS_ONLY, "n": 8},
         {"v": [0.6 if cell & 4 else -0.6 for cell in range(N_CELLS)]},
         {"v": [-5.0, -5.9, -5.0, -5.9, 5.9, 5.0, 5.9, 5.0]},
         {"v": TOKENS_ONLY, "outcome": [1, 2, 0, 1, 2, 2, 2, 0]},

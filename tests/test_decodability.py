@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 import loadbearing as lb
+from loadbearing.analyses.decodability import _fit_cell, _shuffled_bits
 from loadbearing.core import InputError, UnknownNameError
+from loadbearing.probes import group_folds
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,24 @@ def test_the_chosen_place_is_never_better_than_the_best_and_is_one_of_them(organ
         columns = found.bits[:, :, v].reshape(-1, found.bits.shape[-1])
         assert all((columns[:, i] == found.chosen[v, i]).any() for i in range(columns.shape[1]))
         assert found.forward_pass_bits(variable)[0] <= columns.mean(axis=1).max() + 1e-9
+
+
+@pytest.mark.parametrize(("classes", "n", "d"), [(10, 200, 64), (50, 200, 16), (3, 200, 16)])
+def test_noise_gives_no_bits(classes: int, n: int, d: int) -> None:
+    """A proper score cannot beat the best constant on noise, however many classes a training fold lacks."""
+    rng = np.random.default_rng(0)
+    found = []
+    for seed in range(4):
+        X, y = rng.normal(size=(n, d)), rng.integers(0, classes, n).astype(str)
+        found.append(_shuffled_bits(X, np.arange(n), group_folds(np.arange(n), 5, seed), y, rng))
+    assert np.mean(found) < 0.01
+    X = np.eye(classes)[y.astype(int)]
+    fold = group_folds(np.arange(n), 5, 0)
+    bits = np.full((1, n), np.nan)
+    null = np.full((1, n), np.log(classes))
+    for f in range(5):
+        _fit_cell(X, np.arange(n), fold == f, {"y": y}, null, bits, np.zeros(1))
+    assert bits.mean() > 0.5 * np.log2(classes)
 
 
 def test_positions_and_saving(chain: Any, tmp_path: Path) -> None:

@@ -115,6 +115,33 @@ def test_serial_share_and_depth_of_tables_made_by_hand(
     assert found.depth() == depth
 
 
+def test_a_wrong_step_does_not_make_an_edge_that_the_program_lacks(organism: Callable[[str], Any]) -> None:
+    """Step 1 has no operand 3. Where the model got step 1 wrong, a return to the right value is no load of operand 3."""
+    from loadbearing.analyses.ledger import _edge
+
+    model = organism("sft")
+    runs = lb.hooks.generate(model, model.task.problems(8))
+    wrong = [str((int(run.values[1]) + 1) % 10) for run in runs]
+    rng = np.random.default_rng(0)
+    found = _edge(model, list(runs), ("step.1", "operand.3"), wrong, 1, rng, 512)
+    assert all(np.isnan(values).all() for values in found.values())
+    found = _edge(model, list(runs), ("step.1", "operand.2"), wrong, 1, rng, 512)
+    assert np.nanmean(found["load"]) == 1.0
+
+
+def test_few_problems_do_not_make_a_path() -> None:
+    certain = {("step.2", "step.1"): 1.0, ("step.3", "step.2"): 1.0}
+    assert table(certain, n=2).depth() == 0
+    assert table(certain, n=40).depth() == 2
+    _, low, high = table(certain, n=32).serial_share()
+    assert (low, high) == (pytest.approx(0.893, abs=1e-3), 1.0)
+
+
+def test_chance_is_what_the_swap_implies_elsewhere(chain: Any) -> None:
+    assert chain.serial_share("chance")[0] < 0.35
+    assert chain.serial_share()[0] > 0.95
+
+
 def test_saved_and_loaded(chain: Any, tmp_path: Path) -> None:
     loaded = lb.load(chain.save(tmp_path / "ledger.safetensors"))
     assert loaded.frame().equals(chain.frame())
