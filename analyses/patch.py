@@ -215,7 +215,7 @@ def _cell(
             log_p[c, rows] = _log_p(logits, [answers[i][1] for i in rows])
             if single:
                 log_p[1, rows] = _log_p(logits, [donors[i][1] for i in rows])
-    return log_p[1] - log_p[0]
+    return np.asarray(log_p[1] - log_p[0])
 
 
 def _labels(model: Model, run: Run, before: int) -> tuple[str, ...]:

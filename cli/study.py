@@ -179,6 +179,8 @@ def _row(name: str, found: Measured) -> dict[str, str]:
             shown = _interval(
                 *(channels.estimates("mean").get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
             )
+        if wire == "tokens" and status == "not available to tokens":
+            shown = "not available"  # no pair's CoTs differ: no evidence that the text is ignored
         row[wire] = shown
     ledger: Any = found.results.get("ledger")
     row["serial share"] = _interval(*ledger.serial_share()) if ledger else "-"

@@ -107,7 +107,7 @@ class RidgeProbe(ClassifierMixin, BaseEstimator):
         scores = self._scores(X)
         log_p = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
         weight = 1 / (self.n_samples_fit_ + 1)
-        return np.logaddexp(np.log1p(-weight) + log_p, np.log(weight / len(self.classes_)))
+        return np.asarray(np.logaddexp(np.log1p(-weight) + log_p, np.log(weight / len(self.classes_))))
 
     def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
         """Probabilities of the classes."""

@@ -225,7 +225,7 @@ def test_a_clean_table_is_not_withheld() -> None:
         ("a", {"v": TOKENS_ONLY, "asked": 24}),  # pairs lost to CoTs that were cut off, or to a target that they miss
         ("n", {"v": TOKENS_ONLY, "n": 7}),
         # On log-odds direct leads by a little; on probability tokens alone decide every answer.
-        ("e", {"v": [-5.0, -2.0, -5.0, -2.0, 0.01, 5.0, 0.01, 5.0], "p": [0.001] * 4 + [0.999] * 4}),
+        ("e", {"v": [-5.0, 0.2, -5.0, 0.2, -0.2, 5.0, -0.2, 5.0], "p": [0.001] * 4 + [0.999] * 4}),
         ("b", {"v": [0.4 if cell & 4 else -0.4 for cell in range(N_CELLS)]}),
         ("b", {"v": TOKENS_ONLY, "p": [1e-3 * (1 + cell) for cell in range(N_CELLS)]}),
         ("c", {"v": [-5.0, -25.0, -5.0, -5.0, 25.0, 5.0, 5.0, 5.0]}),

@@ -116,7 +116,7 @@ def test_serial_share_and_depth_of_tables_made_by_hand(
 
 
 def test_a_wrong_step_does_not_make_an_edge_that_the_program_lacks(organism: Callable[[str], Any]) -> None:
-    """Step 1 has no operand 3. Where the model got step 1 wrong, a return to the right value is no load of operand 3."""
+    """Step 1 has no operand 3: where the model got step 1 wrong, a return to the right value is no load."""
     from loadbearing.analyses.ledger import _edge
 
     model = organism("sft")

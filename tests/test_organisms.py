@@ -95,7 +95,7 @@ def test_training_refuses_to_overwrite_and_to_guess(tmp_path: Path) -> None:
 
 
 def test_a_short_training_writes_a_whole_organism(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    size = {"layers": 1, "width": 16, "heads": 2}
+    size: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
     spec = Trained(
         "brief", "A few updates.", ("nothing", "gold"), "modular-sum:modulus=5", updates=20, batch=32, **size
     )
