@@ -10,14 +10,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result, check_name
-from .cells import MIXED, TERMS, WIRES, moebius, necessity, shapley, shares, sufficiency, total
-from .interval import bootstrap_interval
+from .cells import MIXED, TERMS, WIRES
+from .estimates import OUTCOMES, Estimates, estimate
+from .interval import interval_text
 
-OUTCOMES = ("donor's", "recipient's", "implied", "broken")
 SUMMARY = "mean"
 PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
 FEWEST = 8
-INTERACTIONS = tuple(cell for cell in range(8) if cell.bit_count() >= 2)
 CONDITIONS = {
     "a": "in fewer than 90 % of the pairs both natural runs finish in two different answers that the task can read",
     "b": "the total effect is too small (lower bound below 1 nat, or below 0.2 in probability)",
@@ -26,22 +25,6 @@ CONDITIONS = {
     "n": "fewer than 8 pairs: an interval over so few units says nothing",
     "e": "the largest wire is not the same on log-odds and on probability",
 }
-
-
-@dataclass(frozen=True)
-class Estimates:
-    """Every quantity of one set of pairs: labels (outcome, quantity, term), estimates and intervals; and the status."""
-
-    labels: tuple[tuple[str, str, str], ...]
-    estimate: NDArray[Any]
-    low: NDArray[Any]
-    high: NDArray[Any]
-    n: int
-
-    def get(self, outcome: str, quantity: str, bound: str = "estimate") -> NDArray[Any]:
-        """The values of one quantity, over its terms."""
-        chosen = [i for i, label in enumerate(self.labels) if label[:2] == (outcome, quantity)]
-        return np.asarray(getattr(self, bound)[chosen])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -116,11 +99,7 @@ class Channels(Result):
         parts = [log_p[..., 0] - log_p[..., 1], *np.moveaxis(np.exp(log_p), -1, 0)]
         parts += [(self.outcome[rows] == code).astype(float) for code in range(len(OUTCOMES))]
         parts += [self.log_p_boundary[rows][..., 0] - self.log_p_boundary[rows][..., 1], self.program[rows]]
-        values = np.concatenate([part.mean(axis=1) for part in parts], axis=-1)  # [pair, part * cell]
-        n = len(values)
-        means = values.mean(axis=0) if n else np.full(values.shape[1], np.nan)
-        low, high = bootstrap_interval(values, _quantities)
-        return Estimates(tuple(_labels()), _quantities(means), low, high, n)
+        return estimate(parts)
 
     def status(self, variable: str = SUMMARY) -> str:
         """ "ok", "joint", "withheld: b, d", or "not available to tokens" where no pair's CoTs differ."""
@@ -206,6 +185,8 @@ class Channels(Result):
                 yield {"outcome": name, "quantity": "cell", "term": term, "estimate": float(rate)}
         for term, entropy in zip(TERMS, self.entropy[rows].mean((0, 1)), strict=True):
             yield {"outcome": "entropy", "quantity": "cell", "term": term, "estimate": float(entropy)}
+        third = self.third(variable)
+        yield {"outcome": "null: third answer, p", "quantity": "total", "term": "any", "estimate": third}
         differ = float(self.cots_differ[rows].mean())
         yield {"outcome": "CoTs differ", "quantity": "rate", "term": "tokens", "estimate": differ}
         if differ and not status.startswith("withheld"):
@@ -222,7 +203,7 @@ class Channels(Result):
             row: dict[str, Any] = {"variable": variable}
             for i, wire in enumerate(WIRES):
                 value, low, high = (found.get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
-                row[wire] = "-" if hidden else f"{value:.2f} [{low:.2f}, {high:.2f}]"
+                row[wire] = "-" if hidden else interval_text(value, low, high)
             chain = found.get("program: chain", "share")
             # Where the written steps do not lead from one answer to the other, the program predicts no split.
             told = found.get("program: chain", "total")[0] >= 1
@@ -234,35 +215,32 @@ class Channels(Result):
             )
         return pd.DataFrame(rows)
 
+    def third(self, variable: str) -> float:
+        """The null of a third problem's answer scored as the donor's: the largest mean change of its probability by any
+        cell. Changes are taken without their sign, since both directions together would cancel them."""
+        p = np.exp(self.log_p[self.select(variable), ..., 2])
+        return float(np.abs(p - p[..., :1]).mean(axis=(0, 1)).max())
 
-_PARTS = ("log-odds", "p(donor's)", "p(recipient's)", "p(third)", *OUTCOMES, "boundary", "program")
-
-
-def _labels() -> Iterator[tuple[str, str, str]]:
-    for outcome in ("log-odds", "p(donor's)"):
-        yield from ((outcome, "cell", term) for term in TERMS)
-        yield outcome, "total", TERMS[-1]
-        yield from ((outcome, quantity, wire) for quantity in ("shapley", "share") for wire in WIRES)
-        yield from ((outcome, "interaction", TERMS[cell]) for cell in INTERACTIONS)
-        yield from ((outcome, quantity, wire) for quantity in ("sufficiency", "necessity") for wire in WIRES)
-    for outcome in ("p(recipient's)", "p(third)", *(f"greedy: {name}" for name in OUTCOMES), "read"):
-        yield from ((outcome, "cell", term) for term in TERMS)
-    yield "null: third answer, p", "total", TERMS[-1]
-    yield from (("open with the CoT", "share", wire) for wire in WIRES)
-    yield "program: chain", "total", TERMS[-1]
-    yield from (("program: chain", "share", wire) for wire in WIRES)
-
-
-def _quantities(means: NDArray[Any]) -> NDArray[Any]:
-    """All quantities in the order of `_labels` from means `[..., part * cell]`."""
-    part = dict(zip(_PARTS, np.split(means, len(_PARTS), axis=-1), strict=True))
-    found = []
-    for outcome in ("log-odds", "p(donor's)"):
-        v = part[outcome]
-        found += [v, total(v)[..., None], shapley(v), shares(v)]
-        found += [moebius(v)[..., list(INTERACTIONS)], sufficiency(v), necessity(v)]
-    found += [part["p(recipient's)"], part["p(third)"], *(part[name] for name in OUTCOMES)]
-    found += [part["donor's"] + part["recipient's"] + part["implied"]]
-    found += [total(part["p(third)"])[..., None], shares(part["boundary"])]
-    found += [total(part["program"])[..., None], shares(part["program"])]
-    return np.concatenate(found, axis=-1)
+    def notes(self) -> dict[str, str]:
+        """What stands beside every table: how the runs behaved, the nulls, the other boundary, the gates."""
+        facts = self.manifest.circumstance
+        names = [*self.variables, *([SUMMARY] if self.early else [])]
+        third = max(map(self.third, self.variables))
+        shown = {
+            "accuracy": f"{facts['accuracy']:.3f}",
+            "generated = replayed": f"{facts['replayed']:.3f}",
+            "onset": f"{facts['onset']['slot']}, its value = the final answer: {facts['onset']['agreement']:.3f}",
+            "null: own donor": f"{facts['self_donor']:.1g} nats",
+            "null: a third problem's answer as the donor's": f"{third:.1g} in probability",
+        }
+        if facts["distractor"] is not None:
+            shown["null: a variable that the answer does not depend on"] = f"{facts['distractor']:.1g} nats"
+        through = self.estimates(names[-1])
+        moved = through.get("log-odds", "share")[0] - through.get("open with the CoT", "share")[0]
+        if not np.isnan(moved):
+            shown["direct share that passes through `open`"] = f"{moved + 0.0:.3f}"
+        passed = sum(gate["verdict"] == "pass" for gate in facts["gates"])
+        shown["gates passed"] = f"{passed} of {len(facts['gates'])}"
+        if facts["dropped"]:
+            shown["pairs dropped"] = str(facts["dropped"])
+        return shown

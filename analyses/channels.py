@@ -13,8 +13,9 @@ from ..hooks import Model, Run, Runs
 from ..hooks.gates import Gate, enforce, judge
 from ..tasks import Pair, Pairs, Target
 from .cells import N_CELLS
-from .channel_table import OUTCOMES, Channels
+from .channel_table import Channels
 from .eight import Scores, eight_cells, plain_log_p
+from .estimates import OUTCOMES
 from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
 GATE_PAIRS = 4

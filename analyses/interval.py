@@ -54,6 +54,18 @@ def bootstrap_interval(
     return np.asarray(interval.low), np.asarray(interval.high)
 
 
+def interval_text(estimate: float, low: float, high: float) -> str:
+    """An estimate with its interval to two decimals, without a minus before zero; "-" for NaN.
+
+    >>> interval_text(-0.001, -0.02, 0.5)
+    '0.00 [-0.02, 0.50]'
+    """
+    if math.isnan(estimate):
+        return "-"
+    shown = [round(value, 2) + 0.0 for value in (estimate, low, high)]
+    return "{:.2f} [{:.2f}, {:.2f}]".format(*shown)
+
+
 def rate_interval(rate: float, n: int) -> tuple[float, float]:
     """Wilson's interval (95 %) of a rate of n independent trials; unlike a bootstrap's, not empty at a rate of 0 or 1.
 

@@ -1,5 +1,6 @@
 """The commands: each is a thin layer over one function of the library."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -59,7 +60,7 @@ def channels(
     loaded, chosen = _load(model, task)
     given = chosen.pairs(pairs, seed=seed, vary=vary)
     result = analyses.channels(loaded, given, target=target, cot=cot, seed=seed, progress=not quiet)
-    _show(result, result.table(), save)
+    _show(result, result.table(), save, result.notes())
 
 
 @app.command()
@@ -172,8 +173,10 @@ def _load(model: str, task: str | None) -> tuple[Any, Any]:
     return loaded, chosen
 
 
-def _show(result: Any, table: pd.DataFrame, save: Path | None) -> None:
+def _show(result: Any, table: pd.DataFrame, save: Path | None, notes: Mapping[str, str] | None = None) -> None:
     _print(table)
+    for name, value in (notes or {}).items():
+        typer.echo(f"- {name}: {value}")
     if save is not None:
         typer.echo(result.save(save))
 

@@ -18,11 +18,13 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import analyses, figures, hooks, organisms
+from ..analyses.interval import interval_text
 from ..core import InputError, Result, atomic_write, check_name, new_folder
 
 PROBE_PROBLEMS = 500
 LEDGER_PROBLEMS = 64
 PATCHED = 4  # the maps take every fourth pair: they are means over all variables
+TABLES = ("channels", "known", "copies")
 STEPS = ("channels", "copies", "ledger", "decodability", "patch")
 
 
@@ -176,14 +178,14 @@ def _row(name: str, found: Measured) -> dict[str, str]:
         if channels and status == "joint":
             shown = "joint"
         elif channels and not status.startswith("withheld"):
-            shown = _interval(
+            shown = interval_text(
                 *(channels.estimates("mean").get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
             )
         if wire == "tokens" and status == "not available to tokens":
             shown = "not available"  # no pair's CoTs differ: no evidence that the text is ignored
         row[wire] = shown
     ledger: Any = found.results.get("ledger")
-    row["serial share"] = _interval(*ledger.serial_share()) if ledger else "-"
+    row["serial share"] = interval_text(*ledger.serial_share()) if ledger else "-"
     row["chance"] = "-" if row["serial share"] == "-" else f"{ledger.serial_share('chance')[0]:.2f}"
     depth = ledger.depth() if ledger else None
     row["depth"] = "-" if depth is None else str(depth)
@@ -192,7 +194,7 @@ def _row(name: str, found: Measured) -> dict[str, str]:
     probes: Any = found.results.get("decodability")
     row["forward-pass bits"] = "-"
     if probes and not isnan(probes.forward_pass_bits()[0]):
-        row["forward-pass bits"] = f"{_interval(*probes.forward_pass_bits())} of {probes.null[-1].mean():.2f}"
+        row["forward-pass bits"] = f"{interval_text(*probes.forward_pass_bits())} of {probes.null[-1].mean():.2f}"
     row["withheld"] = status if status.startswith("withheld") else "-"
     return row
 
@@ -206,11 +208,28 @@ def _accuracies(found: Measured) -> dict[str, str]:
     return {named[mode]: "-" if isnan(value) else f"{value:.3f}" for mode, value in values.items()}
 
 
-def _interval(estimate: float, low: float, high: float) -> str:
-    if isnan(estimate):
-        return "-"
-    estimate, low, high = (value + 0.0 if abs(value) >= 0.005 else 0.0 for value in (estimate, low, high))
-    return f"{estimate:.2f} [{low:.2f}, {high:.2f}]"
+def _checks(measured: Mapping[str, Measured]) -> list[str]:
+    """The worst null, gate and control over all models and tables."""
+    tables: list[Any] = [r for found in measured.values() for k, r in found.results.items() if k in TABLES]
+    probes: list[Any] = [f.results["decodability"] for f in measured.values() if "decodability" in f.results]
+    lines = []
+    if tables:
+        facts = [table.manifest.circumstance for table in tables]
+        third = max(table.third(name) for table in tables for name in table.variables)
+        gates = [gate for fact in facts for gate in fact["gates"]]
+        distractor = [fact["distractor"] for fact in facts if fact["distractor"] is not None]
+        passed, replayed = sum(gate["verdict"] == "pass" for gate in gates), min(fact["replayed"] for fact in facts)
+        own = max(fact["self_donor"] for fact in facts)
+        effectless = f"; a variable without effect {max(distractor):.1g} nats" if distractor else ""
+        lines = [
+            f"nulls, the worst of {len(tables)} tables: own donor {own:.1g} nats; a third "
+            f"answer as the donor's {third:.1g} in probability{effectless}",
+            f"gates passed: {passed} of {len(gates)}; generated = replayed, the lowest: {replayed:.3f}",
+        ]
+    shuffled = [float(probe.shuffled[-1].mean()) for probe in probes if probe.shuffled.size]
+    if shuffled:
+        lines.append(f"forward-pass bits with shuffled labels, the highest mean: {max(shuffled) + 0.0:.3f}")
+    return lines
 
 
 def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
@@ -221,6 +240,7 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
         "serial share, its chance level, depth: from the ledger; copy share: tokens, where the CoT states the answer;",
         "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer).",
     ]
+    lines += [f"- {text}" for text in _checks(measured)]
     notes: dict[str, list[str]] = {}
     for name, found in measured.items():
         for mode in hooks.MODES:

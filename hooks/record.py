@@ -12,8 +12,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..core import InputError, check_name
+from .decoding import pad
 from .model import Model
-from .runs import Run, Runs, pad
+from .runs import Run, Runs
 from .sites import Site, site_name
 from .spans import resolve
 

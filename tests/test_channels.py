@@ -12,8 +12,8 @@ import torch
 import loadbearing as lb
 from loadbearing.analyses import CONDITIONS
 from loadbearing.analyses.cells import N_CELLS, TERMS
-from loadbearing.analyses.channel_table import OUTCOMES
 from loadbearing.analyses.eight import eight_cells
+from loadbearing.analyses.estimates import OUTCOMES
 from loadbearing.analyses.targets import cut, find_onset
 from loadbearing.core import GateError, InputError, Manifest
 
@@ -151,8 +151,13 @@ def test_cells_are_what_a_plain_pass_over_each_text_says(organism: Callable[[str
 
 
 def test_the_third_answer_is_never_the_one_given(sft_table: Any) -> None:
-    null = sft_table.estimates("mean").get("null: third answer, p", "total")
-    assert abs(null[0]) < 1e-3
+    assert sft_table.third("mean") < 1e-3
+    shown = sft_table.frame().query("variable == 'mean' and outcome == 'null: third answer, p'")["estimate"]
+    assert shown.tolist() == [sft_table.third("mean")]
+    given = table(TOKENS_ONLY)
+    moved = given.log_p.copy()
+    moved[:, 0, 4:, 2] = np.log(0.5)  # a model that says the third answer wherever the tokens are the donor's
+    assert replace(given, log_p=moved).third("x") == pytest.approx(0.25, abs=1e-3)
     assert sft_table.estimates("mean").get("p(donor's)", "total")[0] > 0.9
 
 
