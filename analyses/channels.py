@@ -2,13 +2,12 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import InputError, Manifest
+from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Run, Runs
 from ..hooks.gates import Gate, enforce, judge
 from ..tasks import Pair, Pairs, Target
@@ -74,8 +73,7 @@ def channels(
     if boundary:
         moved = eight_cells(model, aims, thirds, open_with_cot=True, batch_size=batch_size, progress=progress).log_p
     names = pairs.variables
-    task = pairs.task
-    circumstance = {
+    facts = {
         "seed": seed,
         "asked": asked,
         "ended": ended,
@@ -84,25 +82,18 @@ def channels(
         "gates": [gate.asdict() for gate in gates],
         "problems": {name: _distinct(cuts, name) for name in names},
         "onset": {"slot": onset.slot, "agreement": onset.agreement, "chance": onset.chance},
-        "first_use": {name: task.first_use(name) for name in names},
+        "first_use": {name: pairs.task.first_use(name) for name in names},
         "last_step": _last_step(cuts, onset),
         "accuracy": runs.accuracy,
         "replayed": _replayed(cuts, scores),
         "self_donor": _self_donor(model, aims, thirds),
         "distractor": _distractor(model, pairs, cot, target, seed) if isinstance(cot, str) else None,
         "device": str(model.device),
-        "seconds": round(time.perf_counter() - began, 3),
-        "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
     }
-    identity = {
-        **model.identity(),
-        "task": task.spec,
-        "target": target,
-        "cot": cot if isinstance(cot, str) else "given",
-    }
+    how = {"task": pairs.task.spec, "target": target, "cot": cot if isinstance(cot, str) else "given"}
     return Channels(
         coords={"variable": names, "cell": tuple(range(N_CELLS)), "outcome": OUTCOMES},
-        manifest=Manifest(identity, circumstance),
+        manifest=Manifest({**model.identity(), **how}, circumstance(began, **facts)),
         variable=np.array([names.index(pair.variable) for pair, _, _ in cuts]),
         cots_differ=np.array([one.cot != other.cot for _, one, other in cuts]),
         **_arrays(cuts, scores, moved, onset, seed),

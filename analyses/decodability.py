@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..core import InputError, Manifest
+from ..core import InputError, Manifest, circumstance
 from ..hooks import MODES, Mode, Model, generate, record
 from ..probes import RidgeProbe, group_folds, null_log_p, v_information
 from ..probes.ridge import Factors
@@ -61,24 +60,16 @@ def decodability(
     places = list(dict.fromkeys(place for place, _ in features))
     labels = {name: np.array([problem.values[name] for problem in problems]) for name in names}
     fold = group_folds(np.array([problem.key for problem in problems]), folds, seed)
-    shape = (len(places), model.n_layers, len(names), len(problems))
-    bits, null = np.full(shape, np.nan), np.zeros((len(names), len(problems)))
-    inner = np.full((folds, *shape[:3]), np.inf)
-    for v, name in enumerate(names):
-        for f in range(folds):
-            test = fold == f
-            null[v, test] = -null_log_p(labels[name][~test], labels[name][test])
-    cells = [(p, layer) for p in range(len(places)) for layer in range(model.n_layers)]
-    for p, layer in tqdm(cells, desc="probes", disable=not progress, leave=False):
-        X, who = features[places[p], layer]
-        for f in range(folds):
-            _fit_cell(X, who, fold == f, labels, null, bits[p, layer], inner[f, p, layer])
+    null = np.stack([_null(y, fold) for y in labels.values()])
+    bits, inner = _fit_all(features, places, model.n_layers, labels, null, fold, progress)
     chosen, best = _choose(bits, inner, fold, places)
-    shuffled = np.full((len(names), shuffles if best else 0), np.nan)
     rng = np.random.default_rng(seed)
-    for v, name in enumerate(names):
-        for s in range(shuffled.shape[1]):
-            shuffled[v, s] = _shuffled_bits(*features[places[best[v][0]], best[v][1]], fold, labels[name], rng)
+    shuffled = np.array(
+        [
+            [_shuffled_bits(*features[places[p], layer], fold, y, rng) for _ in range(shuffles)]
+            for (p, layer), y in zip(best, labels.values(), strict=True)
+        ]
+    ).reshape(len(names), shuffles)
     coords = {
         "place": tuple(places),
         "layer": tuple(range(model.n_layers)),
@@ -86,23 +77,49 @@ def decodability(
         "mode": MODES,
         "problem": tuple(problem.key for problem in problems),
     }
-    circumstance = {
+    facts = {
         "seed": seed,
         "folds": folds,
-        "chosen": {name: [places[best[v][0]], best[v][1]] if best else None for v, name in enumerate(names)},
-        "seconds": round(time.perf_counter() - began, 3),
-        "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers", "scikit-learn")},
+        "chosen": {name: [places[best[v][0]], best[v][1]] for v, name in enumerate(names)},
     }
     identity = {**model.identity(), "task": task.spec, "site": SITE, "probe": "ridge"}
     return Decodability(
         coords=coords,
-        manifest=Manifest(identity, circumstance),
+        manifest=Manifest(identity, circumstance(began, **facts)),
         bits=bits,
         chosen=chosen,
         null=null / np.log(2),
         shuffled=shuffled,
         correct=correct,
     )
+
+
+def _null(y: NDArray[Any], fold: NDArray[Any]) -> NDArray[Any]:
+    """What the best constant of each training fold lacks on the held-out labels, in nats."""
+    null = np.zeros(len(y))
+    for f in np.unique(fold):
+        null[fold == f] = -null_log_p(y[fold != f], y[fold == f])
+    return null
+
+
+def _fit_all(
+    features: Features,
+    places: Sequence[str],
+    n_layers: int,
+    labels: dict[str, NDArray[Any]],
+    null: NDArray[Any],
+    fold: NDArray[Any],
+    progress: bool,
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Bits `[place, layer, variable, problem]`, and the leave-one-out loss inside each training fold."""
+    folds = np.unique(fold)
+    shape = (len(places), n_layers, len(labels))
+    bits, inner = np.full((*shape, len(fold)), np.nan), np.full((len(folds), *shape), np.inf)
+    cells = [(p, layer) for p in range(len(places)) for layer in range(n_layers)]
+    for p, layer in tqdm(cells, desc="probes", disable=not progress, leave=False):
+        for f in folds:
+            _fit_cell(*features[places[p], layer], fold == f, labels, null, bits[p, layer], inner[f, p, layer])
+    return bits, inner
 
 
 def _features(model: Model, problems: Sequence[Problem], mode: Mode, progress: bool) -> tuple[Features, NDArray[Any]]:
@@ -155,18 +172,22 @@ def _log_p(probe: RidgeProbe, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:
 def _choose(
     bits: NDArray[Any], inner: NDArray[Any], fold: NDArray[Any], places: Sequence[str]
 ) -> tuple[NDArray[Any], list[tuple[int, int]]]:
-    """Bits at the answer-only place that each training fold chose, and the place chosen most often, per variable."""
-    allowed = [p for p, place in enumerate(places) if place.startswith("answer-only")]
-    n_variables = bits.shape[2]
-    chosen = np.full((n_variables, bits.shape[3]), np.nan)
+    """Bits at the answer-only place that each training fold chose, and the place chosen most often, per variable.
+
+    Without an answer-only run the bits are NaN, and the place is one of the CoT run.
+    """
+    direct = [p for p, place in enumerate(places) if place.startswith("answer-only")]
+    allowed = direct or list(range(len(places)))
+    chosen = np.full((bits.shape[2], bits.shape[3]), np.nan)
     best: list[tuple[int, int]] = []
-    for v in range(n_variables if allowed else 0):
+    for v in range(bits.shape[2]):
         picks = []
         for f in range(len(inner)):
             losses = inner[f, allowed, :, v]
             at, layer = np.unravel_index(int(losses.argmin()), losses.shape)
             picks.append((allowed[int(at)], int(layer)))
-            chosen[v, fold == f] = bits[picks[-1][0], picks[-1][1], v, fold == f]
+            if direct:
+                chosen[v, fold == f] = bits[picks[-1][0], picks[-1][1], v, fold == f]
         best.append(max(picks, key=picks.count))
     return chosen, best
 
@@ -180,9 +201,7 @@ def _shuffled_bits(
 ) -> float:
     """Mean out-of-fold bits with permuted labels: what the fit finds where there is nothing."""
     labels = {"shuffled": rng.permutation(y)}
-    null, bits = np.zeros((1, len(y))), np.full((1, len(y)), np.nan)
+    null, bits = _null(labels["shuffled"], fold)[None], np.full((1, len(y)), np.nan)
     for f in np.unique(fold):
-        test = fold == f
-        null[0, test] = -null_log_p(labels["shuffled"][~test], labels["shuffled"][test])
-        _fit_cell(X, who, test, labels, null, bits, np.zeros(1))
+        _fit_cell(X, who, fold == f, labels, null, bits, np.zeros(1))
     return float(np.nanmean(bits))

@@ -21,7 +21,8 @@ class Decodability(Result):
         problem's run lacks the position
     chosen: `[variable, problem]`, the same in the answer-only run at the place and layer that each training fold chose
     null: `[variable, problem]`, bits that the best constant lacks (its mean is H(y), out of fold)
-    shuffled: `[variable, shuffle]`, mean bits with permuted labels at the place that was chosen most often
+    shuffled: `[variable, shuffle]`, mean bits with permuted labels at the place that was chosen most often (one of the
+        CoT run where there is no answer-only run)
     correct: `[mode, problem]`, whether the run's own answer is right; NaN for a mode the model was not made for
     """
 

@@ -2,14 +2,13 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..core import InputError, Manifest
+from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Run, Runs
 from ..hooks.format import decode
 from ..hooks.gates import enforce, judge
@@ -76,18 +75,16 @@ def ledger(
         found = _edge(model, kept, (targets[t], sources[s]), own[targets[t]], lengths[targets[t]], rng, batch_size)
         for name in NAMES:
             arrays[name][t, s] = found[name]
-    circumstance = {
+    facts = {
         "seed": seed,
         "dropped": dropped,
         "gates": [gate.asdict() for gate in gates],
         "replayed": again,
         "accuracy": runs.accuracy,
-        "seconds": round(time.perf_counter() - began, 3),
-        "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
     }
     identity = {**model.identity(), "task": task.spec, "cot": cot if isinstance(cot, str) else "given"}
     coords = {"target": tuple(targets), "source": tuple(sources), "problem": tuple(r.problem.key for r in kept)}
-    return Ledger(coords=coords, manifest=Manifest(identity, circumstance), copy_edge=copies, **arrays)
+    return Ledger(coords=coords, manifest=Manifest(identity, circumstance(began, **facts)), copy_edge=copies, **arrays)
 
 
 def _same_shape(runs: Sequence[Run]) -> tuple[list[Run], dict[str, int]]:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ..core import InputError, Manifest, check_name
+from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Run, Runs, generate
 from ..hooks.format import decode
 from ..hooks.gates import enforce, judge
@@ -79,18 +78,16 @@ def patch(
     gates = [judge("identity patch = plain run", float(max(errors)), effect, ADVICE)]
     enforce(gates)
     names = pairs.variables
-    circumstance = {
+    facts = {
         "dropped": dropped,
         "gates": [gate.asdict() for gate in gates],
         "onset": onset.slot if onset else None,
-        "seconds": round(time.perf_counter() - began, 3),
-        "versions": {name: version(name) for name in ("loadbearing", "torch", "transformers")},
     }
     how = {"site": SITE, "mode": mode, "target": target, "cot": cot if isinstance(cot, str) else "given"}
     coords = {"layer": tuple(range(layers)), "position": _labels(model, rows[0][0][2], before), "names": names}
     return PatchMap(
         coords=coords,
-        manifest=Manifest({**model.identity(), "task": pairs.task.spec, **how}, circumstance),
+        manifest=Manifest({**model.identity(), "task": pairs.task.spec, **how}, circumstance(began, **facts)),
         values=values,
         recipient=natural[0],
         donor=natural[1],

@@ -2,7 +2,7 @@
 
 from .errors import GateError, InputError, LoadbearingError, UnknownNameError, check_name
 from .files import atomic_write, new_folder
-from .result import Manifest, Result, load_result
+from .result import Manifest, Result, circumstance, load_result
 
 __all__ = [
     "GateError",
@@ -13,6 +13,7 @@ __all__ = [
     "UnknownNameError",
     "atomic_write",
     "check_name",
+    "circumstance",
     "load_result",
     "new_folder",
 ]

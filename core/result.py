@@ -1,8 +1,10 @@
 """A result: arrays, the names of their axes, and a manifest, in one safetensors file."""
 
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,6 +29,12 @@ class Manifest:
 
     identity: Mapping[str, Any] = field(default_factory=dict)
     circumstance: Mapping[str, Any] = field(default_factory=dict)
+
+
+def circumstance(began: float, **facts: Any) -> dict[str, Any]:
+    """What is recorded of every result and never compared: facts, seconds since `began`, versions."""
+    versions = {name: version(name) for name in ("loadbearing", "torch", "transformers", "scikit-learn")}
+    return {**facts, "seconds": round(time.perf_counter() - began, 3), "versions": versions}
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -37,6 +37,9 @@ def test_a_mode_that_the_model_was_not_made_for_is_blank(chain: Any) -> None:
     assert chain.accuracy("cot") > 0.95
     assert np.isnan(chain.forward_pass_bits()).all()
     assert np.isnan(chain.forward_pass_fraction()).all()
+    # The shuffled control is there all the same, at a place of the CoT run.
+    assert chain.shuffled.shape == (3, 3) and chain.shuffled.max() < 0.1
+    assert chain.manifest.circumstance["chosen"]["v_3"][0].startswith("cot ")
 
 
 def test_answers_only_reads_the_answer_at_the_cue_and_shuffled_labels_do_not(organism: Callable[[str], Any]) -> None:
