@@ -11,7 +11,7 @@ from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Run, Runs
 from ..hooks.gates import Gate, enforce, judge
 from ..tasks import Pair, Pairs, Target
-from .cells import N_CELLS
+from .cells import MIXED, N_CELLS
 from .channel_table import Channels
 from .eight import Scores, eight_cells, plain_log_p
 from .estimates import OUTCOMES
@@ -62,7 +62,7 @@ def channels(
     cuts, dropped, asked, ended = _cut_pairs(model, pairs, runs.by_problem(), onset, target)
     if not cuts:
         raise InputError(f"no pair is left for target {target!r}: {dropped}")
-    thirds = _third_answers(cuts, seed)
+    thirds = _third_answers(cuts, onset, seed)
     aims = [(one, other) for _, one, other in cuts]
     scores = eight_cells(model, aims, thirds, batch_size=batch_size, progress=progress)
     gates = _gates(model, aims, thirds, scores)
@@ -151,13 +151,14 @@ def _check(pair: Pair, one: Run, other: Run) -> None:
         )
 
 
-def _third_answers(cuts: Sequence[Cut], seed: int) -> list[tuple[int, ...] | None]:
-    """For each pair the answer tokens of another pair's problem that differ from both; None where there is none."""
+def _third_answers(cuts: Sequence[Cut], onset: Onset, seed: int) -> list[tuple[int, ...] | None]:
+    """For each pair the answer tokens of another pair's problem that no cell of this one implies; None where there is
+    none."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(cuts))
     thirds: list[tuple[int, ...] | None] = []
-    for _, one, other in cuts:
-        own = {one.value, other.value}
+    for pair, one, other in cuts:
+        own = {one.value, other.value, *(_implied((pair, one, other), cell, onset) for cell in MIXED)}
         foreign = (aim for i in order for aim in cuts[i][1:] if isinstance(aim, Aim) and aim.value not in own)
         third = next(foreign, None)
         thirds.append(third.answer if third else None)

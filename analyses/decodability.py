@@ -64,12 +64,8 @@ def decodability(
     bits, inner = _fit_all(features, places, model.n_layers, labels, null, fold, progress)
     chosen, best = _choose(bits, inner, fold, places)
     rng = np.random.default_rng(seed)
-    shuffled = np.array(
-        [
-            [_shuffled_bits(*features[places[p], layer], fold, y, rng) for _ in range(shuffles)]
-            for (p, layer), y in zip(best, labels.values(), strict=True)
-        ]
-    ).reshape(len(names), shuffles)
+    where = [features[places[p], layer] for p, layer in best]
+    shuffled = [_shuffled_bits(*at, fold, y, rng, shuffles) for at, y in zip(where, labels.values(), strict=True)]
     coords = {
         "place": tuple(places),
         "layer": tuple(range(model.n_layers)),
@@ -89,7 +85,7 @@ def decodability(
         bits=bits,
         chosen=chosen,
         null=null / np.log(2),
-        shuffled=shuffled,
+        shuffled=np.array(shuffled).reshape(len(names), shuffles),
         correct=correct,
     )
 
@@ -198,10 +194,12 @@ def _shuffled_bits(
     fold: NDArray[Any],
     y: NDArray[Any],
     rng: np.random.Generator,
-) -> float:
-    """Mean out-of-fold bits with permuted labels: what the fit finds where there is nothing."""
-    labels = {"shuffled": rng.permutation(y)}
-    null, bits = _null(labels["shuffled"], fold)[None], np.full((1, len(y)), np.nan)
+    shuffles: int,
+) -> NDArray[Any]:
+    """Mean out-of-fold bits of several permutations of the labels: what the fit finds where there is nothing."""
+    labels = {str(s): rng.permutation(y) for s in range(shuffles)}
+    null = np.array([_null(shuffled, fold) for shuffled in labels.values()]).reshape(shuffles, len(y))
+    bits = np.full((shuffles, len(y)), np.nan)
     for f in np.unique(fold):
-        _fit_cell(X, who, fold == f, labels, null, bits, np.zeros(1))
-    return float(np.nanmean(bits))
+        _fit_cell(X, who, fold == f, labels, null, bits, np.zeros(shuffles))
+    return np.asarray([np.nanmean(row) for row in bits])

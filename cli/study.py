@@ -3,12 +3,13 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from math import isnan
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pandas as pd
@@ -50,12 +51,17 @@ def run_study(
     chosen = [check_name("organism", name.strip(), shipped) for name in names or shipped]
     if len(set(chosen)) < len(chosen):
         raise InputError(f"an organism is named twice: {', '.join(chosen)}")
-    with new_folder(out) as folder:
-        with tqdm(total=len(chosen) + 1, disable=not progress, leave=False, unit="model") as bar:
-            measured = _measure_all(chosen, pairs, seed, bar)
-            bar.set_description("figures")
-            _write(folder, measured, {"pairs": pairs, "seed": seed, "organisms": chosen})
-            bar.update()
+    workers = min(len(chosen), os.cpu_count() or 1)
+    # Spawned, not forked: a process that has used threads cannot be forked safely.
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    with (
+        new_folder(out) as folder,
+        pool,
+        tqdm(total=len(chosen), disable=not progress, leave=False, unit="model") as bar,
+    ):
+        measured = _measure_all(pool, chosen, pairs, seed, bar)
+        bar.set_description("figures")
+        _write(pool, folder, measured, {"pairs": pairs, "seed": seed, "organisms": chosen})
         table = _table(measured)
         text = _text(table, measured)
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
@@ -65,30 +71,36 @@ def run_study(
     return table
 
 
-def _measure_all(names: Sequence[str], pairs: int, seed: int, bar: Any) -> dict[str, Measured]:
-    """Measure every model, each in a worker process of one thread: small tensors gain nothing from more."""
-    workers = min(len(names), os.cpu_count() or 1)
-    # Spawned, not forked: a process that has used threads cannot be forked safely.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
-        jobs = {pool.submit(_measure, name, pairs, seed): name for name in names}
-        bar.set_description("measuring " + ", ".join(names))
-        found: dict[str, Measured] = {}
-        try:
-            for job in as_completed(jobs):
-                found[jobs[job]] = job.result()
-                bar.set_description(f"measured {jobs[job]}")
-                bar.update()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+def _measure_all(pool: Executor, names: Sequence[str], pairs: int, seed: int, bar: Any) -> dict[str, Measured]:
+    """Measure every model in the worker processes."""
+    jobs = {pool.submit(_measure, name, pairs, seed): name for name in names}
+    bar.set_description("measuring")
+    found: dict[str, Measured] = {}
+    try:
+        for job in as_completed(jobs):
+            found[jobs[job]] = job.result()
+            bar.set_description(f"measured {jobs[job]}")
+            bar.update()
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        raise
     return {name: found[name] for name in names}
 
 
-def _one_thread() -> None:
-    """Set up a worker process."""
+def _start_worker() -> None:
+    """Set up a worker process: one thread, since small tensors gain nothing from more."""
     os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the package
     torch.set_num_threads(1)
     threadpool_limits(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this worker when the study is killed: nothing else would tell it."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _measure(name: str, pairs: int, seed: int) -> Measured:
@@ -134,27 +146,38 @@ def _analyses(step: str, model: hooks.Model, found: Measured, pairs: int, seed: 
     return {f"patch-{mode}": analyses.patch(model, chosen, mode=mode) for mode in hooks.MODES if mode in card.modes}
 
 
-def _write(folder: Path, measured: Mapping[str, Measured], options: Mapping[str, Any]) -> None:
+# Every figure: the function that draws it, and the results that it shows.
+FIGURES = {
+    "channels": ("channels", "channels"),
+    "cells": ("cells", "channels"),
+    "copies": ("channels", "copies"),
+    "known": ("channels", "known"),
+    "ledger": ("ledger", "ledger"),
+    "decodability": ("decodability", "decodability"),
+    "patch-answer-only": ("patch", "patch-answer-only"),
+    "patch-cot": ("patch", "patch-cot"),
+}
+
+
+def _draw(function: str, results: dict[str, Result], path: Path) -> None:
+    """Draw and save one figure."""
+    ax = getattr(figures, function)(results)
+    figures.save(ax, path)
+    plt.close(ax.figure)
+
+
+def _write(pool: Executor, folder: Path, measured: Mapping[str, Measured], options: Mapping[str, Any]) -> None:
     """Results, figures and the manifest."""
     for name, found in measured.items():
         for kind, result in found.results.items():
             result.save(folder / "results" / name / f"{kind}.safetensors")
-    drawn: dict[str, tuple[Any, str]] = {
-        "channels": (figures.channels, "channels"),
-        "cells": (figures.cells, "channels"),
-        "copies": (figures.channels, "copies"),
-        "known": (figures.channels, "known"),
-        "ledger": (figures.ledger, "ledger"),
-        "decodability": (figures.decodability, "decodability"),
-        "patch-answer-only": (figures.patch, "patch-answer-only"),
-        "patch-cot": (figures.patch, "patch-cot"),
-    }
-    for name, (draw, kind) in drawn.items():
-        have: dict[str, Any] = {m: found.results[kind] for m, found in measured.items() if kind in found.results}
+    jobs = []
+    for name, (function, kind) in FIGURES.items():
+        have = {m: found.results[kind] for m, found in measured.items() if kind in found.results}
         if have:
-            ax = draw(have)
-            figures.save(ax, folder / "figures" / name)
-            plt.close(ax.figure)
+            jobs.append(pool.submit(_draw, function, have, folder / "figures" / name))
+    for job in jobs:
+        job.result()
     manifest = {
         "options": dict(options),
         "models": {name: found.fingerprint for name, found in measured.items()},

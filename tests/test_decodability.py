@@ -70,7 +70,7 @@ def test_noise_gives_no_bits(classes: int, n: int, d: int) -> None:
     found = []
     for seed in range(4):
         X, y = rng.normal(size=(n, d)), rng.integers(0, classes, n).astype(str)
-        found.append(_shuffled_bits(X, np.arange(n), group_folds(np.arange(n), 5, seed), y, rng))
+        found.append(_shuffled_bits(X, np.arange(n), group_folds(np.arange(n), 5, seed), y, rng, 1)[0])
     assert np.mean(found) < 0.01
     X = np.eye(classes)[y.astype(int)]
     fold = group_folds(np.arange(n), 5, 0)
