@@ -30,6 +30,19 @@ def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+def printed(*words: str) -> list[str]:
+    """The words that a command prints."""
+    return subprocess.run(words, capture_output=True, text=True, check=False).stdout.split()
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    """Wait for a condition, and fail if it does not come true."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
 def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["sft", "direct", "copy-sum"]
     first = run_study(tmp_path / "one", pairs=8, names=names, progress=False)
@@ -95,14 +108,14 @@ def test_a_killed_study_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = [sys.executable, "-m", "loadbearing.cli", "study", "--out", str(out), *FEW]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    for _ in range(600):
-        if any(tmp_path.iterdir()):
-            break
-        time.sleep(0.1)
+    until(lambda: bool(printed("pgrep", "-P", str(process.pid))))
+    workers = printed("pgrep", "-P", str(process.pid))
     assert any(path.name.startswith(".out-") for path in tmp_path.iterdir())
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not out.exists()
+    # The workers end too: a process that is gone, or a zombie that nobody has reaped yet, has no memory.
+    until(lambda: all(printed("ps", "-o", "stat=", "-p", worker) in ([], ["Z"], ["Zs"]) for worker in workers))
     run_study(out, pairs=4, names=["copy-tokens"], progress=False)
     assert (out / "table.txt").is_file()
 
