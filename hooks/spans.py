@@ -7,8 +7,6 @@ from ..core import InputError, check_name
 from .format import Spans
 
 _POSITION = re.compile(r"(?P<name>[a-z_][a-z0-9_]*)(?:\.(?P<item>\d+|\*))?(?:\[(?P<slice>[^\[\]]*)\])?")
-# The segments that every run may have; a task's own spans come on top.
-SEGMENTS = ("prompt", "open", "cot", "cue", "answer")
 
 
 @dataclass(frozen=True)
