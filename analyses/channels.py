@@ -9,19 +9,15 @@ from numpy.typing import NDArray
 
 from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Run, Runs
-from ..hooks.gates import Gate, enforce, judge
+from ..hooks.gates import enforce
 from ..tasks import Pair, Pairs, Target
 from .cells import MIXED, N_CELLS
 from .channel_table import Channels
-from .eight import Scores, eight_cells, plain_log_p
+from .eight import Scores, eight_cells
 from .estimates import OUTCOMES
+from .gates import self_donor, splice_gates
 from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
-GATE_PAIRS = 4
-ADVICE = (
-    'Try load(..., dtype="float32", attention="eager"); a model whose state is not all in its key/value cache cannot '
-    "be spliced."
-)
 Cut = tuple[Pair, Aim, Aim]
 
 
@@ -65,7 +61,7 @@ def channels(
     thirds = _third_answers(cuts, onset, seed)
     aims = [(one, other) for _, one, other in cuts]
     scores = eight_cells(model, aims, thirds, batch_size=batch_size, progress=progress)
-    gates = _gates(model, aims, thirds, scores)
+    gates = splice_gates(model, aims, thirds, scores)
     enforce(gates)
     if boundary is None:
         boundary = target == "onset"
@@ -86,7 +82,7 @@ def channels(
         "last_step": _last_step(cuts, onset),
         "accuracy": runs.accuracy,
         "replayed": _replayed(cuts, scores),
-        "self_donor": _self_donor(model, aims, thirds),
+        "self_donor": self_donor(model, aims, thirds),
         "distractor": _distractor(model, pairs, cot, target, seed) if isinstance(cot, str) else None,
         "device": str(model.device),
     }
@@ -164,31 +160,6 @@ def _third_answers(cuts: Sequence[Cut], onset: Onset, seed: int) -> list[tuple[i
         thirds.append(third.answer if third else None)
         order = np.roll(order, 1)
     return thirds
-
-
-def _gates(
-    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None], scores: Scores
-) -> list[Gate]:
-    """Own caches give the plain run, the donor's give the donor's run, and a batch gives what one by one gives."""
-    few = range(min(GATE_PAIRS, len(aims)))
-    effect = float(np.abs(scores.log_p[:, -1, :2] - scores.log_p[:, 0, :2]).mean())
-    errors: dict[str, list[float]] = {"own-cache splice": [], "full donor splice": []}
-    for i in few:
-        end = aims[i][0].end if aims[i][0].end == aims[i][1].end else None
-        for name, owner, cell in (("own-cache splice", 0, 0), ("full donor splice", 1, N_CELLS - 1)):
-            for c in (0, 1):
-                plain = plain_log_p(model, aims[i][owner], aims[i][c].answer, end)
-                errors[name].append(abs(plain - scores.log_p[i, cell, c]))
-    alone = np.concatenate([eight_cells(model, [aims[i]], [thirds[i]]).log_p for i in few])
-    errors["batched = one by one"] = np.abs(alone - scores.log_p[: len(few)])[..., :2].ravel().tolist()
-    return [judge(name, float(np.max(told)), effect, ADVICE) for name, told in errors.items()]
-
-
-def _self_donor(model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None]) -> float:
-    """The largest change of any cell when a problem is its own donor: 0, or splicing moves something by itself."""
-    few = range(min(GATE_PAIRS, len(aims)))
-    log_p = eight_cells(model, [(aims[i][0], aims[i][0]) for i in few], [thirds[i] for i in few]).log_p[..., :2]
-    return float(np.abs(log_p - log_p[:, :1]).max())
 
 
 def _distractor(model: Model, pairs: Pairs, cot: str, target: str, seed: int, n: int = 16) -> float | None:
