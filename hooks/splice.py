@@ -20,11 +20,17 @@ class Caches:
 
     def __init__(self) -> None:
         self._where: dict[Hashable, tuple[Layers, int]] = {}
+        self._ids: dict[Hashable, tuple[int, ...]] = {}
 
-    def add(self, keys: Sequence[Hashable], layers: Layers) -> None:
-        """Keep the caches of a batch, one row a key."""
-        for row, key in enumerate(keys):
+    def add(self, keys: Sequence[Hashable], layers: Layers, ids: Sequence[tuple[int, ...]]) -> None:
+        """Keep the caches of a batch and the tokens that made them, one row a key."""
+        for row, (key, own) in enumerate(zip(keys, ids, strict=True)):
             self._where[key] = (layers, row)
+            self._ids[key] = own
+
+    def ids(self, key: Hashable) -> tuple[int, ...]:
+        """The token ids of a segment."""
+        return self._ids[key]
 
     def length(self, key: Hashable) -> int:
         """The number of positions of a segment."""
@@ -83,19 +89,23 @@ def run_jobs(
             chunk = keys[start : start + batch_size]
             past = _join([caches.gather([jobs[key].past[i] for key in chunk]) for i in range(len(jobs[chunk[0]].past))])
             ids = torch.tensor([jobs[key].ids for key in chunk], device=model.device)
-            logits, layers = forward_segment(model, ids, past)
+            before = [sum((caches.ids(past) for past in jobs[key].past), ()) for key in chunk]
+            logits, layers = forward_segment(model, ids, past, torch.tensor(before, device=model.device))
             if read is not None:
                 found.update(zip(chunk, read(logits, chunk), strict=True))
             if keep:
-                caches.add(chunk, layers)
+                caches.add(chunk, layers, [jobs[key].ids for key in chunk])
     return found
 
 
 @torch.no_grad()
 def forward_segment(
-    model: Model, ids: Int[Tensor, "batch pos"], past: Layers
+    model: Model, ids: Int[Tensor, "batch pos"], past: Layers, past_ids: Tensor | None = None
 ) -> tuple[Float[Tensor, "batch pos vocab"], Layers]:
-    """Run a segment over a cache (an empty list for none); returns its logits and its own part of the cache."""
+    """Run a segment over a cache (an empty list for none); returns its logits and its own part of the cache.
+
+    past_ids: the tokens that made the cache `[batch, past]`; only a model with a cut wire must know them
+    """
     from transformers import DynamicCache
 
     # Without a config every layer keeps every position: the default cache of a sliding layer drops what has left the
@@ -103,6 +113,8 @@ def forward_segment(
     cache = DynamicCache()
     for layer, (keys, values) in enumerate(past):
         cache.update(keys, values, layer)
+    if past_ids is not None:
+        cache.token_ids = past_ids.long()  # type: ignore[attr-defined]
     before = past[0][0].shape[2] if past else 0
     positions = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
     output = model.module(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
