@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..hooks import Model
+from ..hooks.cache import Caches
 from ..hooks.format import decode
-from ..hooks.splice import Caches, Job, extend, plain_logits, run_jobs
+from ..hooks.splice import Job, extend, plain_logits, run_jobs
 from .cells import N_CELLS
 from .targets import Aim
 

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Run, Runs, generate
+from ..hooks.cache import Layers, forward_segment
 from ..hooks.format import decode
 from ..hooks.gates import enforce, judge
 from ..hooks.resume import resume
 from ..hooks.sites import Site
-from ..hooks.splice import Layers, forward_segment
 from ..tasks import Pairs
 from .patch_table import PatchMap
 from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
@@ -174,7 +174,7 @@ def _natural(
         pasts.append([])
         for ids, rows in _forced(own, answers, model):
             batch, length = ids.shape
-            logits, layers = forward_segment(model, ids, [])
+            logits, layers = forward_segment(model, ids)
             size = len(answers[rows[0]][1])
             log_p[c, rows] = _log_p(logits[:, -size:], [answers[i][1] for i in rows])
             every = torch.cartesian_prod(torch.arange(batch), torch.arange(length)).to(model.device)

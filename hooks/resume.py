@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..core import InputError
+from .cache import Layers
 from .model import Model
-from .splice import Layers
 
 
 class _Skip(nn.Module):

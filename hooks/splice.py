@@ -1,57 +1,23 @@
 """Segments run one after the other over a key/value cache that is put together from several runs."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from .cache import Caches, Layers, forward_over
+from .masks import attention_kinds, position_mask
 from .model import Model
 
-# Keys and values of every layer, each [batch, kv_head, pos, d_head].
-Layers = list[tuple[Tensor, Tensor]]
-
-
-class Caches:
-    """Key/value caches of many segments, each under a key, kept in the batches in which they were computed."""
-
-    def __init__(self) -> None:
-        self._where: dict[Hashable, tuple[Layers, int]] = {}
-        self._ids: dict[Hashable, tuple[int, ...]] = {}
-
-    def add(self, keys: Sequence[Hashable], layers: Layers, ids: Sequence[tuple[int, ...]]) -> None:
-        """Keep the caches of a batch and the tokens that made them, one row a key."""
-        for row, (key, own) in enumerate(zip(keys, ids, strict=True)):
-            self._where[key] = (layers, row)
-            self._ids[key] = own
-
-    def ids(self, key: Hashable) -> tuple[int, ...]:
-        """The token ids of a segment."""
-        return self._ids[key]
-
-    def length(self, key: Hashable) -> int:
-        """The number of positions of a segment."""
-        layers, _ = self._where[key]
-        return layers[0][0].shape[2]
-
-    def gather(self, keys: Sequence[Hashable]) -> Layers:
-        """The caches of segments of equal length as one batch."""
-        batches: dict[int, tuple[Layers, list[int], list[int]]] = {}
-        for place, key in enumerate(keys):
-            layers, row = self._where[key]
-            _, rows, places = batches.setdefault(id(layers), (layers, [], []))
-            rows.append(row)
-            places.append(place)
-        if len(batches) == 1:
-            layers, rows, _ = next(iter(batches.values()))
-            return [(k[rows], v[rows]) for k, v in layers]
-        order = torch.tensor([place for _, _, places in batches.values() for place in places]).argsort()
-        picked = [[(k[rows], v[rows]) for k, v in layers] for layers, rows, _ in batches.values()]
-        joined = zip(*picked, strict=True)
-        return [(torch.cat([k for k, _ in ls])[order], torch.cat([v for _, v in ls])[order]) for ls in joined]
+ALONE = 16  # rows of equal length from which on a batch of their own, without padding, is worth it
+FILLED = 0.8  # the share of a padded batch that must be tokens
+EXACT = 1e-3  # of the spread of the logits: a mask that a model ignores is off by about the spread itself
+_PADS: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -71,66 +37,100 @@ def run_jobs(
     *,
     batch_size: int = 512,
     keep: bool = True,
+    last: int = 1,
 ) -> dict[Any, Any]:
     """Run every job; its cache is kept under its own key if `keep`.
 
-    read: takes the float32 logits `[batch, pos, vocab]` of a batch and its keys, and returns what to remember of each;
-        the logits themselves are let go
+    read: takes the float32 logits `[batch, pos, vocab]` of a batch's `last` positions and its keys, and returns what to
+        remember of each; the logits themselves are let go
 
-    Jobs of the same lengths run in one batch, so that no padding and no mask is ever needed: what the model sees is
-    what it would see one by one, whatever its attention (sliding windows, sinks, learned positions).
+    Many jobs of the same lengths run in one batch without padding or mask: what the model sees is what it would see one
+    by one, whatever its attention. Others share a batch behind masks built from positions, if the model takes them.
     """
-    groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
-    for key, job in jobs.items():
-        groups[*(caches.length(past) for past in job.past), len(job.ids)].append(key)
     found: dict[Any, Any] = {}
-    for keys in groups.values():
-        for start in range(0, len(keys), batch_size):
-            chunk = keys[start : start + batch_size]
-            past = _join([caches.gather([jobs[key].past[i] for key in chunk]) for i in range(len(jobs[chunk[0]].past))])
-            ids = torch.tensor([jobs[key].ids for key in chunk], device=model.device)
-            before = [sum((caches.ids(past) for past in jobs[key].past), ()) for key in chunk]
-            logits, layers = forward_segment(model, ids, past, torch.tensor(before, device=model.device))
-            if read is not None:
-                found.update(zip(chunk, read(logits, chunk), strict=True))
-            if keep:
-                caches.add(chunk, layers, [jobs[key].ids for key in chunk])
+    for chunk in _batches(model, jobs, caches, batch_size):
+        logits, layers = _run(model, [jobs[key] for key in chunk], caches, last)
+        if read is not None:
+            found.update(zip(chunk, read(logits, chunk), strict=True))
+        if keep:
+            caches.add(chunk, layers, [jobs[key].ids for key in chunk])
     return found
 
 
-@torch.no_grad()
-def forward_segment(
-    model: Model, ids: Int[Tensor, "batch pos"], past: Layers, past_ids: Tensor | None = None
-) -> tuple[Float[Tensor, "batch pos vocab"], Layers]:
-    """Run a segment over a cache (an empty list for none); returns its logits and its own part of the cache.
+def _batches(model: Model, jobs: Mapping[Any, Job], caches: Caches, size: int) -> Iterator[list[Any]]:
+    """Jobs of equal lengths together; small groups of them joined where padding is exact and wastes little."""
+    groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
+    for key, job in jobs.items():
+        groups[len(job.ids), *(caches.length(past) for past in job.past)].append(key)
+    few: list[Any] = []
+    for keys in groups.values():
+        if len(keys) >= ALONE or len(groups) == 1 or not pads_exactly(model):
+            yield from (keys[start : start + size] for start in range(0, len(keys), size))
+        else:
+            few += keys
+    sizes = {key: (len(jobs[key].ids), sum(map(caches.length, jobs[key].past))) for key in few}
+    chunk: list[Any] = []
+    for key in sorted(few, key=sizes.__getitem__):
+        wider = [*chunk, key]
+        widest = max(sizes[k][0] for k in wider) + max(sizes[k][1] for k in wider)
+        if chunk and (len(chunk) == size or sum(sum(sizes[k]) for k in wider) < FILLED * widest * len(wider)):
+            yield chunk
+            chunk = []
+        chunk.append(key)
+    if chunk:
+        yield chunk
 
-    past_ids: the tokens that made the cache `[batch, past]`; only a model with a cut wire must know them
+
+def pads_exactly(model: Model) -> bool:
+    """Whether a padded batch behind our masks gives what each row gives alone: measured once a model, not assumed.
+
+    Models with other kinds of attention (chunked, linear), or that take no such mask, are run in batches of equal
+    length.
     """
-    from transformers import DynamicCache
-
-    # Without a config every layer keeps every position: the default cache of a sliding layer drops what has left the
-    # window, and it could not be spliced; the mask still applies the window.
-    cache = DynamicCache()
-    for layer, (keys, values) in enumerate(past):
-        cache.update(keys, values, layer)
-    if past_ids is not None:
-        cache.token_ids = past_ids.long()  # type: ignore[attr-defined]
-    before = past[0][0].shape[2] if past else 0
-    positions = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
-    output = model.module(input_ids=ids, position_ids=positions, past_key_values=cache, use_cache=True)
-    layers: Any = cache.layers
-    own = [(layer.keys[:, :, before:], layer.values[:, :, before:]) for layer in layers]
-    return output.logits.float(), own
+    if model.module not in _PADS:
+        _PADS[model.module] = _measure_padding(model)
+    return _PADS[model.module]
 
 
-def _join(parts: Sequence[Layers]) -> Layers:
-    """Put caches of consecutive segments behind one another."""
-    if not parts:
-        return []
-    return [
-        (torch.cat([k for k, _ in layers], dim=2), torch.cat([v for _, v in layers], dim=2))
-        for layers in zip(*parts, strict=True)
-    ]
+def _measure_padding(model: Model) -> bool:
+    config: Any = getattr(model.module, "config", None)
+    vocabulary = getattr(config, "vocab_size", None)
+    if vocabulary is None or set(attention_kinds(model.module)[1]) - {"full_attention", "sliding_attention"}:
+        return False
+    rows = [[(7 * i + 3 * n) % vocabulary for i in range(n)] for n in (5, 3, 8, 4)]
+    caches = Caches()
+    for key, row in enumerate(rows[:2]):
+        _, layers = _run(model, [Job((), tuple(row))], caches, 1)
+        caches.add([key], layers, [tuple(row)])
+    jobs = [Job((key,), tuple(row)) for key, row in enumerate(rows[2:])]
+    alone = torch.cat([_run(model, [job], caches, 1)[0] for job in jobs])
+    try:
+        together, _ = _run(model, jobs, caches, 1)
+    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
+        return False  # a model that takes no such mask
+    limit = max(EXACT, 8 * torch.finfo(next(model.module.parameters()).dtype).eps) * alone.std()
+    return bool((together - alone).abs().max() <= limit)
+
+
+def _run(model: Model, jobs: Sequence[Job], caches: Caches, last: int) -> tuple[Tensor, Layers]:
+    """One batch: every row is `[past][padding][padding][ids]`, so that all rows end at the same place."""
+    device = model.device
+    width = max(len(job.ids) for job in jobs)
+    fill = jobs[0].ids[0]
+    ids = torch.tensor([[fill] * (width - len(job.ids)) + list(job.ids) for job in jobs], device=device)
+    rows = [job.past for job in jobs]
+    past, token_ids = caches.assemble(rows, width)
+    if len({(len(job.ids), *map(caches.length, job.past)) for job in jobs}) == 1:
+        return forward_over(model, ids, past, token_ids, last=last)
+    before = [sum(map(caches.length, row)) for row in rows]
+    queries = torch.tensor(
+        [[-1] * (width - len(job.ids)) + list(range(n, n + len(job.ids))) for n, job in zip(before, jobs, strict=True)],
+        device=device,
+    )
+    slots = torch.arange(token_ids.shape[1], device=device).expand_as(token_ids)
+    keys = torch.cat([slots.masked_fill(token_ids < 0, -1), queries], dim=1)
+    mask = position_mask(model.module, queries, keys, next(model.module.parameters()).dtype)
+    return forward_over(model, ids, past, token_ids, last=last, positions=queries.clamp(min=0), mask=mask)
 
 
 @torch.no_grad()

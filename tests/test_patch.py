@@ -11,7 +11,7 @@ import loadbearing as lb
 from loadbearing.core import InputError
 from loadbearing.hooks.resume import resume
 from loadbearing.hooks.sites import Site
-from loadbearing.hooks.splice import forward_segment
+from loadbearing.hooks.cache import forward_segment
 
 
 def first_token_odds(logits: torch.Tensor, donor: int, recipient: int) -> torch.Tensor:
@@ -48,7 +48,7 @@ def test_resuming_is_what_a_hook_in_a_whole_pass_gives(kind: str, tiny: Callable
     one, other = torch.randint(5, 20, (2, 1, 10), generator=generator)
     every = torch.tensor([(0, t) for t in range(10)])
     mask = torch.ones(1, 10, dtype=torch.bool)
-    _, past = forward_segment(model, one, [])
+    _, past = forward_segment(model, one)
     for layer in range(model.n_layers):
         site = Site("resid_pre", layer)
         own, foreign = (model.backend.read(ids, mask, [site], every)[site] for ids in (one, other))
