@@ -1,6 +1,8 @@
 """One question a module: a model and problems in, a frozen result out."""
 
 from ..core import load_result as load
+from .behaviour import behaviour
+from .behaviour_table import Behaviour
 from .channel_table import CONDITIONS, Channels
 from .channels import channels
 from .decodability import decodability
@@ -12,10 +14,12 @@ from .patch_table import PatchMap
 
 __all__ = [
     "CONDITIONS",
+    "Behaviour",
     "Channels",
     "Decodability",
     "Ledger",
     "PatchMap",
+    "behaviour",
     "channels",
     "decodability",
     "ledger",

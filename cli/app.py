@@ -82,6 +82,28 @@ def ledger(
 
 
 @app.command()
+def behaviour(
+    model: ModelOption,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=2)] = 64,
+    cot: CotOption = "model",
+    filler: Annotated[
+        str | None, typer.Option("--filler", help="content-free text, repeated; default: random tokens of the chains")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """What becomes of the answer when the text is truncated, emptied, or made wrong."""
+    from .. import analyses
+
+    loaded, chosen = _load(model, task)
+    given = chosen.problems(problems, seed=seed)
+    result = analyses.behaviour(loaded, given, cot=cot, filler=filler, seed=seed, progress=not quiet)
+    _show(result, result.table(), save, result.notes())
+
+
+@app.command()
 def decodability(
     model: ModelOption,
     task: TaskOption = None,
