@@ -27,7 +27,8 @@ FIXES = ("source", "layer", "controls", "clamp")
 SPANS, CONTROLS = 8, 8
 DENOMINATOR_FLOOR, DROP_FLOOR = 1e-3, 1e-4
 # --- NLDD: what the corrupted and the clean text are
-CHAINS = ("truncated", "replaced", "matched")
+Chain = Literal["truncated", "replaced", "matched"]
+CHAINS: tuple[Chain, ...] = ("truncated", "replaced", "matched")
 LOW_MARGIN = 1e-6
 # --- knock-out: the architectures whose 4-D masks are read as given
 MASKABLE = ("llama", "gpt2")
@@ -169,9 +170,7 @@ def _patched(model: Model, states: Mapping[int, Tensor], positions: Sequence[int
             handle.remove()
 
 
-def nldd(
-    model: Model, runs: Runs, *, chain: Literal["truncated", "replaced", "matched"] = "truncated", seed: int = 0
-) -> Alternative:
+def nldd(model: Model, runs: Runs, *, chain: Chain = "truncated", seed: int = 0) -> Alternative:
     """Normalised Logit-Difference Decay: what a corrupted step takes from the margin of the right answer, in percent.
 
     2602.11201: LD = (logit of the correct answer - largest other logit) / S, with S the mean over clean texts of the
