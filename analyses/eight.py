@@ -1,7 +1,7 @@
 """The eight cells of a pair, computed exactly by running segments over spliced caches."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
 
@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..hooks import Model
-from ..hooks.cache import Caches
+from ..hooks.cache import Caches, forward_segment
 from ..hooks.format import decode
 from ..hooks.splice import Job, extend, plain_logits, run_jobs
 from .cells import N_CELLS
+from .score import Reading, score
 from .targets import Aim
 
 Key = tuple[Any, ...]
+BOTH = (0, 1)
+Third = tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -26,47 +29,77 @@ class Scores:
     """What the model says in every cell; a cell's bits tell whose wires it has (0: the first run's, 1: the second's).
 
     log_p: natural-log probability of each candidate answer, to its end; greedy: the text of the greedy answer;
-    entropy: of the answer's first token, in nats
+    entropy: of the answer's first token, in nats; state: the reader's last state, after the model's final norm
     """
 
     log_p: Float[np.ndarray, "pair 8 candidate"]
     greedy: NDArray[Any]
     entropy: Float[np.ndarray, "pair 8"]
+    state: Float[np.ndarray, "pair 8 d_model"]
 
 
 def eight_cells(
     model: Model,
     aims: Sequence[tuple[Aim, Aim]],
-    thirds: Sequence[tuple[int, ...] | None],
+    thirds: Sequence[Third],
     *,
+    more: Sequence[Sequence[Third]] | None = None,
     open_with_cot: bool = False,
     batch_size: int = 64,
+    memory: float = 2.0,
+    edit: Callable[[Caches, Sequence[Key]], None] | None = None,
     progress: bool = False,
 ) -> Scores:
     """Run all eight cells of each pair of cut runs, and score the first run's answer, the second's, and a third's.
 
     Two prompt passes, four CoT passes and eight reader passes a pair: `KV_P`, `KV_C(R, T)`, and the reader of T over
     `[KV_P(D), KV_C(R, T)]`. Both directions of a pair are the same eight cells. A third answer of None scores NaN.
-    `open_with_cot` counts the opening text with the chain of thought instead of the prompt.
+
+    more: further answers to score, a row a pair; open_with_cot: count the opening text with the CoT, not the prompt
+    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most
+    edit: changes the prompts' caches (keys `("P", pair, side)`) before anything is run over them
     """
-    parts: list[Scores] = []
+    if not aims:
+        raise ValueError("no pairs to run")
+    size = max(1, min(batch_size, int(memory * 1e9 / max(memory_of(model, pair) for pair in aims))))
     longest = max(len(aim.answer) for pair in aims for aim in pair)  # what a mixed cell says may be longer than its own
-    starts = range(0, len(aims), batch_size)
-    for start in tqdm(starts, desc="eight cells", disable=not progress, leave=False):
-        chunk = slice(start, start + batch_size)
-        parts.append(_chunk(model, aims[chunk], thirds[chunk], open_with_cot, longest))
-    return Scores(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("log_p", "greedy", "entropy")))
+    answers = [_candidates(*row, more[i] if more else ()) for i, row in enumerate(zip(aims, thirds, strict=True))]
+    parts: list[Scores] = []
+    for start in tqdm(range(0, len(aims), size), desc="eight cells", disable=not progress, leave=False):
+        chunk = slice(start, start + size)
+        spliced = splice_pairs(model, aims[chunk], open_with_cot=open_with_cot, edit=edit)
+        parts.append(_read(model, spliced, answers[chunk], longest))
+    return Scores(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Scores)))
 
 
-def _chunk(
+def memory_of(model: Model, pair: tuple[Aim, Aim]) -> float:
+    """The bytes that the caches of one pair take at their peak: what is kept, and the eight readers' own copies."""
+    _, layers = forward_segment(model, torch.tensor([pair[0].head[:1]], device=model.device))
+    position = sum(part.numel() * part.element_size() for layer in layers for part in layer)
+    head, texts = len(pair[0].head), [len(aim.cot) for aim in pair]
+    kept = 2 * head + 2 * sum(texts)
+    readers = 8 * head + 4 * sum(texts)
+    return float(position * (kept + readers))
+
+
+@dataclass(frozen=True)
+class Spliced:
+    """The caches of a batch of pairs, and the job of every reader: `[pair, cell]`, or more where a caller adds some."""
+
+    caches: Caches
+    readers: dict[Key, Job]
+    n: int
+
+
+def splice_pairs(
     model: Model,
     aims: Sequence[tuple[Aim, Aim]],
-    thirds: Sequence[tuple[int, ...] | None],
-    open_with_cot: bool,
-    longest: int,
-) -> Scores:
+    *,
+    open_with_cot: bool = False,
+    edit: Callable[[Caches, Sequence[Key]], None] | None = None,
+) -> Spliced:
+    """Run prompts and CoTs: `("P", pair, side)` and `("C", pair, R, T)`, and lay out the readers of all cells."""
     caches = Caches()
-    both = (0, 1)
     pairs = range(len(aims))
 
     def head(aim: Aim) -> tuple[int, ...]:
@@ -75,68 +108,51 @@ def _chunk(
     def body(aim: Aim) -> tuple[int, ...]:
         return aim.open + aim.body if open_with_cot else aim.body
 
-    run_jobs(model, {("P", i, o): Job((), head(aims[i][o])) for i in pairs for o in both}, caches)
-    cots = {
+    prompts: dict[Key, Job] = {("P", i, o): Job((), head(aims[i][o])) for i in pairs for o in BOTH}
+    run_jobs(model, prompts, caches)
+    if edit is not None:
+        edit(caches, list(prompts))
+    cots: dict[Key, Job] = {
         ("C", i, r, t): Job((("P", i, r),), body(aims[i][t]))
-        for i, r, t in product(pairs, both, both)
+        for i, r, t in product(pairs, BOTH, BOTH)
         if body(aims[i][t])
     }
     run_jobs(model, cots, caches)
-    readers = {}
+    readers: dict[Key, Job] = {}
     for i, cell in product(pairs, range(N_CELLS)):
         d, r, t = cell & 1, cell >> 1 & 1, cell >> 2 & 1
         past: tuple[Key, ...] = (("P", i, d),)
         if ("C", i, r, t) in cots:
             past += (("C", i, r, t),)
         readers[i, cell] = Job(past, aims[i][t].reader)
-    candidates = {i: _candidates(aims[i], thirds[i]) for i in pairs}
+    return Spliced(caches, readers, len(aims))
 
-    def read(logits: torch.Tensor, keys: list[Key]) -> Iterator[tuple[list[float], float, int]]:
-        """Log probability of each candidate's first token, entropy, and the most likely token."""
-        log_p = logits[:, -1].log_softmax(-1)
-        starts = torch.tensor([[answer[0] if answer else 0 for answer, _ in candidates[i]] for i, _ in keys])
-        first = log_p.gather(-1, starts.to(log_p.device))
-        entropy = -(log_p.exp() * log_p).nan_to_num().sum(-1)
-        yield from zip(first.tolist(), entropy.tolist(), log_p.argmax(-1).tolist(), strict=True)
 
-    said = run_jobs(model, readers, caches, read)
-    later = _later(model, readers, candidates, caches)
-    greedy: dict[Key, tuple[int, ...]] = {key: (token,) for key, (_, _, token) in said.items()}
-    lengths = dict.fromkeys(readers, longest)
-    extend(model, {key: (*job.past, key) for key, job in readers.items()}, greedy, lengths, caches)
-    shape = (len(aims), N_CELLS)
-    keys = list(product(pairs, range(N_CELLS)))
-    log_p = [
-        [said[key][0][c] + later.get((*key, c), 0.0) if candidates[key[0]][c][0] else np.nan for c in range(3)]
-        for key in keys
-    ]
+def _read(model: Model, spliced: Spliced, answers: Sequence[Sequence[Third]], longest: int) -> Scores:
+    """Score the answers in all cells, and decode the greedy one."""
+    found = score(model, spliced.readers, {key: answers[key[0]] for key in spliced.readers}, spliced.caches)
+    greedy: dict[Key, tuple[int, ...]] = {key: (reading.top,) for key, reading in found.items()}
+    past = {key: (*job.past, key) for key, job in spliced.readers.items()}
+    extend(model, past, greedy, dict.fromkeys(spliced.readers, longest), spliced.caches)
+    keys = list(product(range(spliced.n), range(N_CELLS)))
+
+    def array(of: Callable[[Reading], Any]) -> NDArray[Any]:
+        values = np.array([of(found[key]) for key in keys])
+        return values.reshape(spliced.n, N_CELLS, *values.shape[1:])
+
     texts = np.array([decode(model.tokenizer, greedy[key]) for key in keys], dtype=object)
-    entropies = np.array([said[key][1] for key in keys])
-    return Scores(np.array(log_p).reshape(*shape, 3), texts.reshape(shape), entropies.reshape(shape))
+    return Scores(
+        array(lambda reading: reading.log_p),
+        texts.reshape(spliced.n, N_CELLS),
+        array(lambda reading: reading.entropy),
+        array(lambda reading: reading.state),
+    )
 
 
-def _candidates(aims: tuple[Aim, Aim], third: tuple[int, ...] | None) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Answer tokens to be scored, and the token after them where it is the same in both natural runs."""
+def _candidates(aims: tuple[Aim, Aim], third: Third, more: Sequence[Third]) -> list[Third]:
+    """Answer tokens to be scored, with the token after them where it is the same in both natural runs."""
     end = (aims[0].end,) if aims[0].end == aims[1].end and aims[0].end is not None else ()
-    return [(answer, end) for answer in (aims[0].answer, aims[1].answer, third or ())]
-
-
-def _later(model: Model, readers: dict[Key, Job], candidates: dict[Any, Any], caches: Caches) -> dict[Key, float]:
-    """Log probability of every candidate's tokens after the first, given those before."""
-    jobs, wanted = {}, {}
-    for key, job in readers.items():
-        for c, (answer, end) in enumerate(candidates[key[0]]):
-            forced = (*answer, *end)
-            if answer and len(forced) > 1:
-                jobs[(*key, c)] = Job((*job.past, key), forced[:-1])
-                wanted[(*key, c)] = forced[1:]
-
-    def read(logits: torch.Tensor, keys: list[Key]) -> list[float]:
-        tokens = torch.tensor([wanted[key] for key in keys], device=logits.device)
-        chosen = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
-        return list(chosen.sum(-1).tolist())
-
-    return run_jobs(model, jobs, caches, read, keep=False)
+    return [answer + end if answer else None for answer in (aims[0].answer, aims[1].answer, third, *more)]
 
 
 def plain_log_p(model: Model, aim: Aim, answer: tuple[int, ...], end: int | None) -> float:
@@ -145,3 +161,8 @@ def plain_log_p(model: Model, aim: Aim, answer: tuple[int, ...], end: int | None
     wanted = answer + ((end,) if end is not None else ())
     logits = plain_logits(model, before + wanted[:-1])[len(before) - 1 :].log_softmax(-1)
     return float(sum(logits[place, token] for place, token in enumerate(wanted)))
+
+
+def pairs_of(found: Mapping[Key, Any]) -> Iterator[int]:
+    """The pairs that occur in keys `[pair, ...]`."""
+    yield from sorted({key[0] for key in found})

@@ -1,6 +1,5 @@
 """Key/value caches: kept by segment, put together row by row, with room for what comes next."""
 
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from functools import cache
 from typing import Any
@@ -19,17 +18,23 @@ Layers = list[tuple[Tensor, Tensor]]
 class Caches:
     """Key/value caches of many segments, each under a key, kept in the batches in which they were computed.
 
-    A segment stands at the end of its row: shorter ones of a batch have padding before them.
+    A segment ends `after` places before its row does: shorter ones of a batch have padding before them.
     """
 
     def __init__(self) -> None:
-        self._where: dict[Hashable, tuple[Layers, int]] = {}
+        self._where: dict[Hashable, tuple[Layers, int, int]] = {}
         self._ids: dict[Hashable, tuple[int, ...]] = {}
 
-    def add(self, keys: Sequence[Hashable], layers: Layers, ids: Sequence[tuple[int, ...]]) -> None:
+    def add(
+        self,
+        keys: Sequence[Hashable],
+        layers: Layers,
+        ids: Sequence[tuple[int, ...]],
+        after: Sequence[int] | None = None,
+    ) -> None:
         """Keep the caches of a batch and the tokens that made them, one row a key."""
         for row, (key, own) in enumerate(zip(keys, ids, strict=True)):
-            self._where[key] = (layers, row)
+            self._where[key] = (layers, row, after[row] if after else 0)
             self._ids[key] = own
 
     def length(self, key: Hashable) -> int:
@@ -42,9 +47,10 @@ class Caches:
 
     def layers(self, key: Hashable) -> Layers:
         """The cache of one segment, a batch of one."""
-        layers, row = self._where[key]
-        first = layers[0][0].shape[2] - self.length(key)
-        return [(k[row : row + 1, :, first:], v[row : row + 1, :, first:]) for k, v in layers]
+        layers, row, after = self._where[key]
+        stop = layers[0][0].shape[2] - after
+        place = slice(stop - self.length(key), stop)
+        return [(k[row : row + 1, :, place], v[row : row + 1, :, place]) for k, v in layers]
 
     def assemble(self, rows: Sequence[Sequence[Hashable]], room: int) -> tuple[Layers, Int[Tensor, "batch past"]]:
         """The caches of segments behind one another, a row each, with `room` more positions after them.
@@ -63,19 +69,20 @@ class Caches:
         size = (len(rows), like[0][0].shape[1], longest + room)
         past = [(fresh(k, (*size, k.shape[3])), fresh(v, (*size, v.shape[3]))) for k, v in like]
         # Segments that were computed in one batch and go to the same place are copied at once.
-        moves: dict[tuple[int, int, int], tuple[Layers, list[int], list[int]]] = defaultdict(lambda: ([], [], []))
+        moves: dict[tuple[int, ...], tuple[Layers, list[int], list[int]]] = {}
         for place, row in enumerate(rows):
             at = 0
             for key in row:
-                layers, source = self._where[key]
-                _, sources, places = moves.setdefault((id(layers), at, self.length(key)), (layers, [], []))
+                layers, source, after = self._where[key]
+                _, sources, places = moves.setdefault((id(layers), at, self.length(key), after), (layers, [], []))
                 sources.append(source)
                 places.append(place)
                 at += self.length(key)
-        for (_, at, length), (layers, sources, places) in moves.items():
+        for (_, at, length, after), (layers, sources, places) in moves.items():
             for pair, targets in zip(layers, past, strict=True):
                 for given, target in zip(pair, targets, strict=True):
-                    target[places, :, at : at + length] = given[sources, :, given.shape[2] - length :]
+                    stop = given.shape[2] - after
+                    target[places, :, at : at + length] = given[sources, :, stop - length : stop]
         return past, ids.to(like[0][0].device)
 
 

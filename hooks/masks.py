@@ -1,24 +1,31 @@
 """Attention masks for batches of unequal length, built from positions, one for each attention type of a model."""
 
 import inspect
-from functools import cache
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 
 def position_mask(
-    module: nn.Module, queries: Int[Tensor, "batch query"], keys: Int[Tensor, "batch key"], dtype: torch.dtype
+    module: nn.Module,
+    queries: Int[Tensor, "batch query"],
+    keys: Int[Tensor, "batch key"],
+    dtype: torch.dtype,
+    visible: Bool[Tensor, "batch query key"] | None = None,
 ) -> Any:
     """An additive mask for queries and keys at these positions (-1: padding), or a dict of them by attention type.
+
+    visible: what may be seen besides, where positions do not tell (branches that continue one text side by side)
 
     A key is seen from its own position on, by sliding layers only within their window. Windows count positions, not
     places in the cache: a model's own mask counts places, which are not the same where a batch is padded.
     """
     distance = queries[:, :, None] - keys[:, None, :]
     causal = (distance >= 0) & (keys[:, None, :] >= 0)
+    if visible is not None:
+        causal &= visible
     lowest = torch.finfo(dtype).min
 
     def additive(allowed: Tensor) -> Tensor:
@@ -43,7 +50,6 @@ def attention_kinds(module: nn.Module) -> tuple[int | None, tuple[str, ...]]:
     return window, ("sliding_attention",) if window is not None else ("full_attention",)
 
 
-@cache
 def takes_logits_to_keep(kind: Any) -> bool:
     """Whether a model class can compute the logits of the last positions only."""
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    return "logits_to_keep" in inspect.signature(kind.forward).parameters

@@ -22,10 +22,19 @@ _PADS: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Job:
-    """Run `ids` over the caches `past`, in this order; positions follow on without a gap."""
+    """Run `ids` over the caches `past`, in this order; positions follow on without a gap.
+
+    branches: texts that each continue `ids` by itself, unseen by the others; only for models that take our masks
+    """
 
     past: tuple[Hashable, ...]
     ids: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Every token that is run."""
+        return self.ids + sum(self.branches, ())
 
 
 @torch.no_grad()
@@ -39,7 +48,7 @@ def run_jobs(
     keep: bool = True,
     last: int = 1,
 ) -> dict[Any, Any]:
-    """Run every job; its cache is kept under its own key if `keep`.
+    """Run every job; the cache of its `ids` is kept under its own key if `keep`.
 
     read: takes the float32 logits `[batch, pos, vocab]` of a batch's `last` positions and its keys, and returns what to
         remember of each; the logits themselves are let go
@@ -53,22 +62,23 @@ def run_jobs(
         if read is not None:
             found.update(zip(chunk, read(logits, chunk), strict=True))
         if keep:
-            caches.add(chunk, layers, [jobs[key].ids for key in chunk])
+            done = [jobs[key] for key in chunk]
+            caches.add(chunk, layers, [job.ids for job in done], [len(job.tokens) - len(job.ids) for job in done])
     return found
 
 
 def _batches(model: Model, jobs: Mapping[Any, Job], caches: Caches, size: int) -> Iterator[list[Any]]:
     """Jobs of equal lengths together; small groups of them joined where padding is exact and wastes little."""
-    groups: dict[tuple[int, ...], list[Any]] = defaultdict(list)
+    groups: dict[tuple[int | tuple[int, ...], ...], list[Any]] = defaultdict(list)
     for key, job in jobs.items():
-        groups[len(job.ids), *(caches.length(past) for past in job.past)].append(key)
+        groups[_shape(job, caches)].append(key)
     few: list[Any] = []
     for keys in groups.values():
         if len(keys) >= ALONE or len(groups) == 1 or not pads_exactly(model):
             yield from (keys[start : start + size] for start in range(0, len(keys), size))
         else:
             few += keys
-    sizes = {key: (len(jobs[key].ids), sum(map(caches.length, jobs[key].past))) for key in few}
+    sizes = {key: (len(jobs[key].tokens), sum(map(caches.length, jobs[key].past))) for key in few}
     chunk: list[Any] = []
     for key in sorted(few, key=sizes.__getitem__):
         wider = [*chunk, key]
@@ -79,6 +89,11 @@ def _batches(model: Model, jobs: Mapping[Any, Job], caches: Caches, size: int) -
         chunk.append(key)
     if chunk:
         yield chunk
+
+
+def _shape(job: Job, caches: Caches) -> tuple[int | tuple[int, ...], ...]:
+    """What must be equal for jobs to share a batch without a mask."""
+    return (len(job.ids), tuple(map(len, job.branches)), *map(caches.length, job.past))
 
 
 def pads_exactly(model: Model) -> bool:
@@ -94,16 +109,20 @@ def pads_exactly(model: Model) -> bool:
 
 def _measure_padding(model: Model) -> bool:
     config: Any = getattr(model.module, "config", None)
-    vocabulary = getattr(config, "vocab_size", None)
-    if vocabulary is None or set(attention_kinds(model.module)[1]) - {"full_attention", "sliding_attention"}:
+    vocabulary = min(100, getattr(config, "vocab_size", 0))
+    if not vocabulary or set(attention_kinds(model.module)[1]) - {"full_attention", "sliding_attention"}:
         return False
-    rows = [[(7 * i + 3 * n) % vocabulary for i in range(n)] for n in (5, 3, 8, 4)]
+    tokens = [token for token in range(vocabulary) if token != getattr(config, "pad_token_id", None)]
+    # Short, since a model may have few positions.
+    rows = [[tokens[(7 * i + 3 * n) % len(tokens)] for i in range(n)] for n in (3, 1, 2, 1)]
     caches = Caches()
     for key, row in enumerate(rows[:2]):
         _, layers = _run(model, [Job((), tuple(row))], caches, 1)
         caches.add([key], layers, [tuple(row)])
-    jobs = [Job((key,), tuple(row)) for key, row in enumerate(rows[2:])]
-    alone = torch.cat([_run(model, [job], caches, 1)[0] for job in jobs])
+    first, second = (tuple(row) for row in rows[2:])
+    jobs = [Job((0,), first, (second[1:], second)), Job((1,), second, (first, first[:1]))]
+    # The last token of a row is that of its last branch.
+    alone = torch.cat([_run(model, [Job(job.past, job.ids + job.branches[-1])], caches, 1)[0] for job in jobs])
     try:
         together, _ = _run(model, jobs, caches, 1)
     except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
@@ -113,24 +132,36 @@ def _measure_padding(model: Model) -> bool:
 
 
 def _run(model: Model, jobs: Sequence[Job], caches: Caches, last: int) -> tuple[Tensor, Layers]:
-    """One batch: every row is `[past][padding][padding][ids]`, so that all rows end at the same place."""
+    """One batch: every row is `[past][padding][padding][ids][branches]`, so that all rows end at the same place."""
     device = model.device
-    width = max(len(job.ids) for job in jobs)
+    width = max(len(job.tokens) for job in jobs)
     fill = jobs[0].ids[0]
-    ids = torch.tensor([[fill] * (width - len(job.ids)) + list(job.ids) for job in jobs], device=device)
-    rows = [job.past for job in jobs]
-    past, token_ids = caches.assemble(rows, width)
-    if len({(len(job.ids), *map(caches.length, job.past)) for job in jobs}) == 1:
+    ids = torch.tensor([[fill] * (width - len(job.tokens)) + list(job.tokens) for job in jobs], device=device)
+    past, token_ids = caches.assemble([job.past for job in jobs], width)
+    token_ids = token_ids.to(device)
+    branched = any(map(any, (job.branches for job in jobs)))
+    if not branched and len({_shape(job, caches) for job in jobs}) == 1:
         return forward_over(model, ids, past, token_ids, last=last)
-    before = [sum(map(caches.length, row)) for row in rows]
-    queries = torch.tensor(
-        [[-1] * (width - len(job.ids)) + list(range(n, n + len(job.ids))) for n, job in zip(before, jobs, strict=True)],
-        device=device,
-    )
+    before = [sum(map(caches.length, job.past)) for job in jobs]
+    laid = [_lay_out(job, n, width) for job, n in zip(jobs, before, strict=True)]
+    queries, branch = (torch.tensor([row[i] for row in laid], device=device) for i in (0, 1))
     slots = torch.arange(token_ids.shape[1], device=device).expand_as(token_ids)
     keys = torch.cat([slots.masked_fill(token_ids < 0, -1), queries], dim=1)
-    mask = position_mask(model.module, queries, keys, next(model.module.parameters()).dtype)
+    of_key = torch.cat([torch.zeros_like(token_ids), branch], dim=1)[:, None]
+    visible = (of_key == 0) | (of_key == branch[..., None])
+    mask = position_mask(model.module, queries, keys, next(model.module.parameters()).dtype, visible)
     return forward_over(model, ids, past, token_ids, last=last, positions=queries.clamp(min=0), mask=mask)
+
+
+def _lay_out(job: Job, before: int, width: int) -> tuple[list[int], list[int]]:
+    """The position of every token of a row (-1: padding), and its branch (0: none)."""
+    trunk = before + len(job.ids)
+    positions = [-1] * (width - len(job.tokens)) + list(range(before, trunk))
+    branch = [0] * len(positions)
+    for number, tokens in enumerate(job.branches, start=1):
+        positions += range(trunk, trunk + len(tokens))
+        branch += [number] * len(tokens)
+    return positions, branch
 
 
 @torch.no_grad()
