@@ -2,23 +2,22 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..core import InputError, Manifest, circumstance
+from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs
-from ..hooks.format import decode
-from ..hooks.gates import enforce, judge
-from ..hooks.splice import decode_greedily
+from ..hooks.gates import Gate, enforce, judge
 from ..tasks import Problem, Target
-from .ledger_table import Ledger
+from .ledger_table import EDGES, SCORING, STATES, Ledger
+from .ledger_texts import Texts, comparable, number, target_of, value_of
 from .targets import cot_runs, count_reasons
 
 ADVICE = 'The same tokens do not give the same text again: try load(..., dtype="float32").'
-NAMES = ("load", "keep", "broken", "chance")
 
 
 def ledger(
@@ -26,19 +25,30 @@ def ledger(
     problems: Sequence[Problem],
     *,
     cot: str | Runs | Mapping[str, Any] = "model",
+    targets: Sequence[str] | None = None,
+    sources: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    max_new_tokens: int = 256,
     progress: bool = False,
 ) -> Ledger:
     """Swap each input variable and each written step alone, from another problem, and decode every later target.
 
-    The program gives one rule a source: what the target is when it is computed from the source and the variables
-    that the
-    source does not hold already (a step), or all from the prompt (a variable). An edge is a direct effect with the
+    The program gives one rule a source: what the target is when it is computed from the source and the variables that
+    the source does not hold already (a step), or all from the prompt (a variable). An edge is a direct effect with the
     later text held, not a part of a whole: rows need not add up to 1.
 
-    Raises InputError where the task has no reference program or no run can be read; GateError where decoding the
-    unswapped runs again does not give their own text.
+    A target is decoded from the first word after the step before it, so that its own words cannot carry the old value.
+    Where the task has no program, steps only are swapped (with those of the problem's partner, where it has one that
+    fits), and the outcomes are: the donor's step, the recipient's, other (a step that is computed from both).
+
+    cot: "model" (its own greedy CoT), "task" (gold, off-policy), runs (several samples of a problem count as one unit),
+        or transcripts by problem
+    targets, sources: names such as "step.2", "answer", "operand.1"; by default all
+
+    Runs that state other steps than most are left out and counted, as are swaps between steps of unequal token count
+    (`Ledger.left_out()`). Raises InputError where more than half of the runs are lost, where nothing can be swapped,
+    and for an unknown name; GateError where most unswapped runs, decoded again, do not give their own text.
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:copy-tokens")
@@ -47,150 +57,168 @@ def ledger(
     1.0
     """
     began = time.perf_counter()
-    runs = cot_runs(model, problems, cot, progress)
-    kept, dropped = _same_shape(list(runs))
-    task = kept[0].problem.task
-    steps = [f"step.{k}" for k in sorted(kept[0].values)]
-    if task.program(kept[0].problem, {}, "answer") is None:
-        raise InputError(f"task {task.spec!r} has no reference program: the ledger is scored by one")
-    targets = [*steps, "answer"]
-    sources = [name for name in task.inputs if name in kept[0].spans] + steps
-    # As long as the longest that any run wrote: what a swap implies may be longer than what it replaces.
-    lengths = {t: max(len(run.tokens(t)) for run in runs if t in run.spans) for t in targets}
-    prefixes = {t: [run.ids[: _start(run, t)] for run in kept] for t in targets}
-    own = {t: _decode(model, kept, prefixes[t], lengths[t], batch_size) for t in targets}
-    written = {name: [_value(run, name) for run in kept] for name in targets}
-    again = float(np.mean([own[name][i] == written[name][i] for name in targets for i in range(len(kept))]))
-    gates = (
-        [judge("generated = replayed (rate of texts that differ)", 1 - again, 1.0, ADVICE)] if cot == "model" else []
-    )
+    runs = _runs(model, problems, cot, progress, max_new_tokens)
+    kept, dropped = comparable(runs)
+    chosen = _axes(kept, targets, sources)
+    texts = Texts.decode(model, kept, chosen[0], batch_size)
+    scored = SCORING[0] if _has_program(kept[0]) else SCORING[1]
+    arrays, unscored = _edges(texts, chosen, scored, seed, progress)
+    again = float((arrays["own"] == STATES.index("as written")).mean())
+    gates = [_replayed(again)] if cot == "model" else []
     enforce(gates)
-    shape = (len(targets), len(sources), len(kept))
-    arrays = {name: np.full(shape, np.nan) for name in NAMES}
-    copies = np.zeros(shape[:2], dtype=bool)
-    rng = np.random.default_rng(seed)
-    edges = [(t, s) for t, target in enumerate(targets) for s, source in enumerate(sources) if _before(source, target)]
-    for t, s in tqdm(edges, desc="ledger", disable=not progress, leave=False):
-        copies[t, s] = task.states(_target(targets[t])) == _stated(task, sources[s])
-        found = _edge(model, kept, (targets[t], sources[s]), own[targets[t]], lengths[targets[t]], rng, batch_size)
-        for name in NAMES:
-            arrays[name][t, s] = found[name]
     facts = {
         "seed": seed,
         "dropped": dropped,
+        "unscored": unscored,
         "gates": [gate.asdict() for gate in gates],
         "replayed": again,
         "accuracy": runs.accuracy,
     }
-    identity = {**model.identity(), "task": task.spec, "cot": cot if isinstance(cot, str) else "given"}
-    coords = {"target": tuple(targets), "source": tuple(sources), "problem": tuple(r.problem.key for r in kept)}
-    return Ledger(coords=coords, manifest=Manifest(identity, circumstance(began, **facts)), copy_edge=copies, **arrays)
+    task = kept[0].problem.task
+    identity = {
+        **model.identity(),
+        "task": task.spec,
+        "cot": cot if isinstance(cot, str) else "given",
+        "scored": scored,
+    }
+    coords = {"target": chosen[0], "source": chosen[1], "problem": tuple(run.problem.key for run in kept)}
+    return Ledger(coords=coords, manifest=Manifest(identity, circumstance(began, **facts)), **arrays)
 
 
-def _same_shape(runs: Sequence[Run]) -> tuple[list[Run], dict[str, int]]:
-    """The runs that state the most common number of steps, each in the most common number of tokens."""
-    readable = [run for run in runs if run.finished and run.answer is not None]
-    shapes = [
-        tuple(run.spans[f"step.{k}"][1] - run.spans[f"step.{k}"][0] for k in sorted(run.values)) for run in readable
+def _runs(model: Model, problems: Sequence[Problem], cot: Any, progress: bool, max_new_tokens: int) -> Runs:
+    """The runs of the problems; of given runs, every sample."""
+    runs = cot_runs(model, problems, cot, progress, max_new_tokens)
+    if not isinstance(cot, Runs):
+        return runs
+    keys = {problem.key for problem in problems}
+    return Runs(tuple(run for run in cot if run.problem.key in keys), cot.mode, model)
+
+
+def _has_program(run: Run) -> bool:
+    task = run.problem.task
+    asked: list[Target] = [*run.values, "answer"]
+    return any(task.program(run.problem, run.values, target) is not None for target in asked)
+
+
+def _axes(
+    kept: Sequence[Run], targets: Sequence[str] | None, sources: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The targets and sources of the ledger, in the order of the text."""
+    task = kept[0].problem.task
+    steps = [f"step.{k}" for k in sorted(kept[0].values)]
+    inputs = [name for name in task.inputs if all(name in run.spans for run in kept)] if _has_program(kept[0]) else []
+    if not steps and not inputs:
+        raise InputError(
+            f"task {task.spec!r} has no reference program and reads no step in these chains of thought: the ledger has "
+            "nothing to swap. Give the task a parse_steps that finds the value of each step, or a program"
+        )
+    known = ([*steps, "answer"], [*inputs, *steps])
+    asked = [
+        {check_name(kind, name, all_of) for name in names} if names is not None else set(all_of)
+        for kind, names, all_of in zip(("target", "source"), (targets, sources), known, strict=True)
     ]
-    if not readable:
-        raise InputError("no run ends in an answer that the task can read: look at runs.frame() and at the format")
-    common = max(sorted(set(shapes)), key=shapes.count)
-    kept = [run for run, shape in zip(readable, shapes, strict=True) if shape == common]
-    reasons = ["no answer that the task can read, or a chain of thought that was cut off"] * (len(runs) - len(readable))
-    reasons += ["steps of another number or of unequal token count"] * (len(readable) - len(kept))
-    return kept, count_reasons(reasons)
+    found = [tuple(name for name in all_of if name in wanted) for all_of, wanted in zip(known, asked, strict=True)]
+    return found[0], found[1]
 
 
-def _target(name: str) -> Target:
-    return "answer" if name == "answer" else int(name.partition(".")[2])
+def _replayed(again: float) -> Gate:
+    """Near-ties flip a few texts in low precision: a rate that warns; but most texts must be the model's own."""
+    gate = judge("generated = replayed (rate of texts that differ)", 1 - again, 1.0, ADVICE)
+    return replace(gate, verdict="warn") if gate.verdict == "stop" and again >= 0.5 else gate
 
 
-def _stated(task: Any, source: str) -> str | None:
-    return task.states(_target(source)) if source.startswith("step.") else source
-
-
-def _start(run: Run, name: str) -> int:
-    return run.spans[name][0]
-
-
-def _value(run: Run, name: str) -> str | None:
-    return run.answer if name == "answer" else run.values[int(name.partition(".")[2])]
+def _edges(
+    texts: Texts, axes: tuple[Sequence[str], Sequence[str]], scored: str, seed: int, progress: bool
+) -> tuple[dict[str, NDArray[Any]], dict[str, dict[str, int]]]:
+    """The arrays of the ledger, and for each edge why pairs are not scored."""
+    targets, sources = axes
+    task = texts.runs[0].problem.task
+    arrays = {name: np.full((len(targets), len(sources), len(texts.runs)), np.nan) for name in EDGES}
+    copies = np.zeros((len(targets), len(sources)), dtype=bool)
+    unscored: dict[str, dict[str, int]] = {}
+    edges = [(t, s) for t, target in enumerate(targets) for s, source in enumerate(sources) if _before(source, target)]
+    for t, s in tqdm(edges, desc="ledger", disable=not progress, leave=False):
+        edge = f"{targets[t]} <- {sources[s]}"
+        rng = np.random.default_rng([seed, *edge.encode()])  # the same for an edge, whatever else is asked for
+        stated = task.states(target_of(sources[s])) if sources[s].startswith("step.") else sources[s]
+        copies[t, s] = stated is not None and task.states(target_of(targets[t])) == stated
+        swaps = [_swap(texts, i, sources[s], targets[t], scored, rng) for i in range(len(texts.runs))]
+        unscored[edge] = count_reasons([swap for swap in swaps if isinstance(swap, str)])
+        for name, values in _edge(texts, targets[t], swaps, rng).items():
+            arrays[name][t, s] = values
+    own = np.array([[_state(texts, i, target) for i in range(len(texts.runs))] for target in targets], dtype=np.int8)
+    return {**arrays, "own": own, "copy_edge": copies}, {edge: told for edge, told in unscored.items() if told}
 
 
 def _before(source: str, target: str) -> bool:
-    if not source.startswith("step."):
-        return True
-    return target == "answer" or int(source.partition(".")[2]) < int(target.partition(".")[2])
+    return not source.startswith("step.") or target == "answer" or number(source) < number(target)
 
 
-def _decode(
-    model: Model, runs: Sequence[Run], prefixes: Sequence[tuple[int, ...]], length: int, batch_size: int
-) -> list[str | None]:
-    """The value of a target, decoded from its first token to its end."""
-    written = decode_greedily(model, prefixes, [length] * len(prefixes), batch_size=batch_size)
-    return [run.problem.task.parse_answer(decode(model.tokenizer, ids)) for run, ids in zip(runs, written, strict=True)]
+def _state(texts: Texts, i: int, target: str) -> int:
+    """What the unswapped output is: the text as written, another value, or none."""
+    said = texts.own[target][i]
+    if said is None:
+        return STATES.index("no value")
+    return STATES.index("as written" if said == value_of(texts.runs[i], target) else "another value")
 
 
-def _edge(
-    model: Model,
-    runs: Sequence[Run],
-    edge: tuple[str, str],
-    own: Sequence[str | None],
-    length: int,
-    rng: np.random.Generator,
-    batch_size: int,
-) -> dict[str, NDArray[Any]]:
-    """Load, keep, broken and chance of one edge (target, source), per problem.
+@dataclass(frozen=True)
+class _Swap:
+    """A run with one source from a donor in place: the value that the swap implies, and the ids before the target."""
 
-    A problem is scored where the swap changes what the program makes of the source, and where the model does not say
-    that anyway: otherwise the edge is blank there.
+    implied: str
+    prefix: tuple[int, ...]
+    follows: bool  # whether the unswapped output is what the unswapped source implies
+
+
+def _swap(texts: Texts, i: int, source: str, target: str, scored: str, rng: np.random.Generator) -> _Swap | str:
+    """The swap of a source in run `i`, or the reason why it says nothing of the target.
+
+    A pair is scored where the swap changes what the program makes of the source, and where the model does not say that
+    anyway: so the unswapped rate of `load` is 0 on the scored pairs, that of `keep` 1, that of `broken` 0.
     """
-    target, source = edge
-    scored: list[tuple[int, str, tuple[int, ...]]] = []
-    for i, run in enumerate(runs):
-        swapped = _swap(run, runs, source, rng)
-        if swapped is None:
-            continue
-        value, ids = swapped
-        implied = _resume(run.problem, source, value, _target(target))
-        before = _resume(run.problem, source, _source_value(run, source), _target(target))
-        if implied is not None and own[i] is not None and implied not in (before, own[i]):
-            scored.append((i, implied, ids[: _start(run, target)]))
-    found = {name: np.full(len(runs), np.nan) for name in NAMES}
-    if not scored:
-        return found
-    said = _decode(model, [runs[i] for i, _, _ in scored], [ids for _, _, ids in scored], length, batch_size)
-    others = [scored[k][1] for k in rng.permutation(len(scored))]
-    for (i, implied, _), text, other in zip(scored, said, others, strict=True):
-        found["load"][i] = text == implied
-        found["keep"][i] = text == own[i]
-        found["broken"][i] = text not in (implied, own[i])
-        if other != own[i]:
+    run, own = texts.runs[i], texts.own[target][i]
+    donor = texts.donor(run, source, rng)
+    if isinstance(donor, str):
+        return donor
+    if own is None:
+        return "the unswapped output holds no value"
+    if scored == SCORING[1]:
+        before, implied = value_of(run, target), value_of(donor, target)
+    else:
+        before, implied = (_resume(run.problem, source, value_of(one, source), target) for one in (run, donor))
+        if implied is None:
+            return "the program cannot say what the swap implies"
+        if implied == before:
+            return "the swap does not change what the program implies"
+    assert implied is not None
+    if implied == own:
+        return "the unswapped output is what the swap implies"
+    start, stop = run.spans[source]
+    ids = run.ids[:start] + donor.tokens(source) + run.ids[stop:]
+    return _Swap(implied, ids[: texts.starts[target][i]], own == before)
+
+
+def _resume(problem: Problem, source: str, value: str | None, target: str) -> str | None:
+    """What the program makes of the target from the swapped source alone."""
+    assert value is not None
+    if source.startswith("step."):
+        return problem.task.program(problem, {number(source): value}, target_of(target))
+    return problem.task.program(problem.task.replace(problem, source, value), {}, target_of(target))
+
+
+def _edge(texts: Texts, target: str, swaps: Sequence[_Swap | str], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+    """The outcomes of one edge, per run; NaN where it says nothing."""
+    scored = {i: swap for i, swap in enumerate(swaps) if isinstance(swap, _Swap)}
+    found = {name: np.full(len(swaps), np.nan) for name in EDGES}
+    said = texts.say(target, list(scored), [swap.prefix for swap in scored.values()])
+    others = [list(scored.values())[k].implied for k in rng.permutation(len(scored))]
+    for (i, swap), text, other in zip(scored.items(), said, others, strict=True):
+        own = texts.own[target][i]
+        found["load"][i] = text == swap.implied
+        found["keep"][i] = text == own
+        found["broken"][i] = text not in (swap.implied, own)
+        found["unswapped"][i] = swap.follows
+        if other != own:
             found["chance"][i] = text == other
     return found
-
-
-def _source_value(run: Run, source: str) -> str:
-    """The value of a source in a run: of a step as written, of a variable as given."""
-    return run.values[int(source.partition(".")[2])] if source.startswith("step.") else run.problem.values[source]
-
-
-def _swap(run: Run, runs: Sequence[Run], source: str, rng: np.random.Generator) -> tuple[str, tuple[int, ...]] | None:
-    """Another problem's value of a source, and the run's ids with it in place; None where no other has one that
-    fits."""
-    start, stop = run.spans[source]
-
-    for i in rng.permutation(len(runs)):
-        other = runs[i]
-        tokens = other.tokens(source)
-        if _source_value(other, source) != _source_value(run, source) and len(tokens) == stop - start:
-            return _source_value(other, source), run.ids[:start] + tokens + run.ids[stop:]
-    return None
-
-
-def _resume(problem: Problem, source: str, value: str, target: Target) -> str | None:
-    """What the program makes of the target from the swapped source alone."""
-    if source.startswith("step."):
-        return problem.task.program(problem, {int(source.partition(".")[2]): value}, target)
-    return problem.task.program(problem.task.replace(problem, source, value), {}, target)

@@ -67,6 +67,12 @@ def continue_each(
     return [found[i] for i in range(len(prefixes))]
 
 
+def until_stop(model: Model, written: Sequence[Sequence[int]], stop: str) -> list[tuple[int, ...]]:
+    """The ids of each text before the stop, as in `continue_each`; all of them where it does not occur."""
+    stops = _stop_ids(model, stop)
+    return [_cut(model, list(ids), *stops)[0] for ids in written]
+
+
 def _cut(
     model: Model, ids: list[int], stop_ids: list[int], stop_text: str | None
 ) -> tuple[tuple[int, ...], int | None]:

@@ -218,3 +218,38 @@ def ragged() -> Any:
     ):
         task.add(f"q{number}", [Piece(first, "operand.1"), Piece(rest)], cot.split()[-1], cot=cot)
     return task
+
+
+@pytest.fixture(scope="session")
+def programmed() -> Any:
+    """The module `programmed.py`: models whose next token is a written program of the tokens that they see."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("programmed", Path(__file__).with_name("programmed.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def scripted(programmed: Any) -> Callable[..., Any]:
+    """A Model of `modular-sum` that follows a rule of `programmed.RULES`, once a session."""
+    from loadbearing.hooks import load
+    from loadbearing.organisms.specs import FORMAT
+    from loadbearing.organisms.tokenizer import build_tokenizer
+    from loadbearing.tasks import load as load_task
+
+    known: dict[tuple[Any, ...], Any] = {}
+
+    def get(rule: str, spec: str = "modular-sum", letters: bool = False) -> Any:
+        if (rule, spec, letters) not in known:
+            task = load_task(spec)
+            tokenizer = programmed.letters_tokenizer() if letters else build_tokenizer(task, FORMAT)
+            program = programmed.terse(programmed.RULES[rule], short="cot=short" in spec)
+            module = programmed.Programmed(program, tokenizer, f"{rule} of {spec}").eval()
+            known[rule, spec, letters] = load(module, tokenizer=tokenizer, format=FORMAT)
+        return known[rule, spec, letters]
+
+    return get

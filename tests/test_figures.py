@@ -81,8 +81,9 @@ def make_ledger(steps: int = 2) -> Ledger:
     copy_edge = np.zeros((len(targets), len(sources)), bool)
     copy_edge[-1, -1] = True
     coords = {"target": targets, "source": sources}
-    arrays = {"load": load, "keep": 1 - load, "broken": load * 0, "chance": load * 0, "copy_edge": copy_edge}
-    return Ledger(coords=coords, manifest=Manifest(), **arrays)
+    own = np.zeros((len(targets), 4))
+    arrays = {"load": load, "keep": 1 - load, "broken": load * 0, "chance": load * 0, "unswapped": load * 0 + 1}
+    return Ledger(coords=coords, manifest=Manifest(), own=own, copy_edge=copy_edge, **arrays)
 
 
 def make_decodability(places: tuple[str, ...], bits: tuple[float, ...]) -> Decodability:

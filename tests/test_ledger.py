@@ -86,7 +86,8 @@ def table(load: dict[tuple[str, str], float], n: int = 40) -> Any:
     copies[3, 6] = True
     for (target, source), rate in load.items():
         values[targets.index(target), sources.index(source)] = np.arange(n) < rate * n
-    arrays = {"load": values, "keep": 1 - values, "broken": 0 * values, "chance": 0 * values, "copy_edge": copies}
+    arrays: dict[str, Any] = {"load": values, "keep": 1 - values, "broken": 0 * values, "chance": 0 * values}
+    arrays |= {"unswapped": 0 * values + 1, "own": np.zeros((4, n)), "copy_edge": copies}
     coords = {"target": targets, "source": sources, "problem": tuple(map(str, range(n)))}
     return lb.analyses.Ledger(coords=coords, manifest=Manifest(), **arrays)
 
@@ -117,16 +118,23 @@ def test_serial_share_and_depth_of_tables_made_by_hand(
 
 def test_a_wrong_step_does_not_make_an_edge_that_the_program_lacks(organism: Callable[[str], Any]) -> None:
     """Step 1 has no operand 3: where the model got step 1 wrong, a return to the right value is no load."""
-    from loadbearing.analyses.ledger import _edge
+    from loadbearing.analyses.ledger import _edge, _swap
+    from loadbearing.analyses.ledger_texts import Texts
 
     model = organism("sft")
-    runs = lb.hooks.generate(model, model.task.problems(8))
-    wrong = [str((int(run.values[1]) + 1) % 10) for run in runs]
-    rng = np.random.default_rng(0)
-    found = _edge(model, list(runs), ("step.1", "operand.3"), wrong, 1, rng, 512)
-    assert all(np.isnan(values).all() for values in found.values())
-    found = _edge(model, list(runs), ("step.1", "operand.2"), wrong, 1, rng, 512)
-    assert np.nanmean(found["load"]) == 1.0
+    runs = list(lb.hooks.generate(model, model.task.problems(8)))
+    texts = Texts.decode(model, runs, ("step.1",), 512)
+    texts.own["step.1"][:] = [str((int(run.values[1]) + 1) % 10) for run in runs]
+    for source, scorable in (("operand.3", False), ("operand.2", True)):
+        rng = np.random.default_rng(0)
+        swaps = [_swap(texts, i, source, "step.1", "program", rng) for i in range(len(runs))]
+        found = _edge(texts, "step.1", swaps, rng)
+        if scorable:
+            assert np.nanmean(found["load"]) == 1.0
+            assert np.nanmax(found["unswapped"]) == 0.0
+        else:
+            assert set(swaps) == {"the swap does not change what the program implies"}
+            assert all(np.isnan(values).all() for values in found.values())
 
 
 def test_few_problems_do_not_make_a_path() -> None:
@@ -148,17 +156,33 @@ def test_saved_and_loaded(chain: Any, tmp_path: Path) -> None:
     assert loaded.depth() == chain.depth()
 
 
-def test_a_task_without_a_program_is_refused(tiny: Callable[[str], Any], ragged: Any) -> None:
+def test_a_task_without_program_and_steps_is_refused(tiny: Callable[[str], Any], ragged: Any) -> None:
     model = tiny("llama")
     runs = lb.hooks.replay(model, ragged.problems(6), {p.key: p.cot for p in ragged.problems(6)}, max_answer_tokens=1)
-    with pytest.raises(InputError, match="has no reference program: the ledger is scored by one"):
+    told = "has no reference program and reads no step in these chains of thought.*Give the task a parse_steps"
+    with pytest.raises(InputError, match=told):
         lb.analyses.ledger(model, ragged.problems(6), cot=runs)
 
 
-def test_steps_of_another_shape_are_left_out_and_counted(organism: Callable[[str], Any]) -> None:
+def test_runs_that_state_other_steps_are_left_out_and_counted(organism: Callable[[str], Any]) -> None:
     model = organism("sft")
     problems = model.task.problems(12)
     texts = {p.key: p.cot if i else " 1 2" for i, p in enumerate(problems)}
     found = lb.analyses.ledger(model, problems, cot=texts)
-    assert found.manifest.circumstance["dropped"] == {"steps of another number or of unequal token count": 1}
+    reason = "states steps 1, 2 where most runs state steps 1, 2, 3"
+    assert found.manifest.circumstance["dropped"] == {reason: 1}
     assert problems[0].key not in found.coords["problem"]
+    assert ("all", "all", reason, 1) in found.left_out().itertuples(index=False, name=None)
+    assert found.notes()["left out"] == f"1 runs: {reason}"
+
+
+def test_runs_of_which_most_cannot_be_compared_are_refused(organism: Callable[[str], Any]) -> None:
+    model = organism("sft")
+    problems = model.task.problems(9)
+    texts = {p.key: " 1" * (2 + i % 3) for i, p in enumerate(problems)}
+    told = (
+        r"6 of 9 runs cannot be compared step by step \(\{'states steps 1, 2, 3 where most runs state steps 1, 2': 3, "
+        r".*\): take problems whose chains of thought have the same steps"
+    )
+    with pytest.raises(InputError, match=told):
+        lb.analyses.ledger(model, problems, cot=texts)
