@@ -1,6 +1,7 @@
 """The ledger: who computed each step. Swap one source, hold the rest, decode the target."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -144,7 +145,7 @@ def _edges(
         copies[t, s] = stated is not None and task.states(target_of(targets[t])) == stated
         swaps = [_swap(texts, i, sources[s], targets[t], scored, rng) for i in range(len(texts.runs))]
         unscored[edge] = count_reasons([swap for swap in swaps if isinstance(swap, str)])
-        for name, values in _edge(texts, targets[t], swaps, rng).items():
+        for name, values in _edge(texts, targets[t], swaps).items():
             arrays[name][t, s] = values
     own = np.array([[_state(texts, i, target) for i in range(len(texts.runs))] for target in targets], dtype=np.int8)
     return {**arrays, "own": own, "copy_edge": copies}, {edge: told for edge, told in unscored.items() if told}
@@ -207,18 +208,20 @@ def _resume(problem: Problem, source: str, value: str | None, target: str) -> st
     return problem.task.program(problem.task.replace(problem, source, value), {}, target_of(target))
 
 
-def _edge(texts: Texts, target: str, swaps: Sequence[_Swap | str], rng: np.random.Generator) -> dict[str, NDArray[Any]]:
+def _edge(texts: Texts, target: str, swaps: Sequence[_Swap | str]) -> dict[str, NDArray[Any]]:
     """The outcomes of one edge, per run; NaN where it says nothing."""
     scored = {i: swap for i, swap in enumerate(swaps) if isinstance(swap, _Swap)}
     found = {name: np.full(len(swaps), np.nan) for name in EDGES}
     said = texts.say(target, list(scored), [swap.prefix for swap in scored.values()])
-    others = [list(scored.values())[k].implied for k in rng.permutation(len(scored))]
-    for (i, swap), text, other in zip(scored.items(), said, others, strict=True):
+    implied = Counter(swap.implied for swap in scored.values())
+    for (i, swap), text in zip(scored.items(), said, strict=True):
         own = texts.own[target][i]
         found["load"][i] = text == swap.implied
         found["keep"][i] = text == own
         found["broken"][i] = text not in (swap.implied, own)
         found["unswapped"][i] = swap.follows
-        if other != own:
-            found["chance"][i] = text == other
+        # What the other swaps imply, those that imply the unswapped output left out, as they are for load.
+        others = len(scored) - 1 - implied[str(own)]
+        hits = 0 if text is None or text == own else implied[text] - (text == swap.implied)
+        found["chance"][i] = hits / others if others else np.nan
     return found

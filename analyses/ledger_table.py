@@ -26,7 +26,7 @@ class Ledger(Result):
     """For every target and source, per run: what the target became when the source alone was swapped.
 
     load: 1 where the output is what the swapped source implies; keep: 1 where it is unchanged; broken: 1 where it is
-    neither; chance: 1 where it is what the swap implies in another problem; unswapped: 1 where the output without the
+    neither; chance: the share of the other swaps that imply it; unswapped: 1 where the output without the
     swap is what the program makes of the unswapped source (no load can be expected to exceed its rate). NaN where the
     pair says nothing (the implied value is the unswapped output: so without the swap the rate of load is 0 on the
     scored pairs, and that of keep 1). `own` is what the unswapped output is, as an index of `STATES`; `copy_edge` marks

@@ -274,7 +274,7 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
                 notes.setdefault(reason, []).append(name)
         ledger: Any = found.results.get("ledger")
         if ledger is not None and ledger.depth() is None:
-            notes.setdefault("no step in the CoT that the task reads", []).append(name)
+            notes.setdefault("no depth: no step in the CoT whose swap can be scored", []).append(name)
         channels: Any = found.results.get("channels", found.results.get("known"))
         if channels is not None and channels.status().startswith("withheld"):
             for letter in channels.status().removeprefix("withheld: ").split(", "):

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, Normalize
 
 from ..analyses.ledger_table import Ledger
+from ..core import InputError
 from .canvas import canvas, merged, named
 from .tiles import Tile, draw, fits, size
 
@@ -20,7 +21,8 @@ def ledger(results: Ledger | Mapping[str, Ledger], ax: Axes | None = None) -> Ax
     """Draw the load of every target (row) on every source (column), a tile a model.
 
     A cell without scorable pairs is blank; a small "c" marks a copy (the target states what its source states). Loads
-    are written in the cells where they fit: 1 is at least 0.995, 0 less than 0.005.
+    are written in the cells where they fit: 1 is at least 0.995, 0 less than 0.005. For tasks without a program the
+    rate of the donor's step is drawn; InputError where results of both kinds are given.
 
     >>> from loadbearing.analyses import ledger as measure
     >>> from loadbearing.hooks import load
@@ -30,9 +32,13 @@ def ledger(results: Ledger | Mapping[str, Ledger], ax: Axes | None = None) -> Ax
     ('source', 'target')
     """
     shown = named(results, Ledger)
-    tiles = {name: Tile(result.targets, result.sources, _loads(result)) for name, result in shown.items()}
+    drawn = {result.quantities[0] for result in shown.values()}
+    if len(drawn) > 1:
+        raise InputError("ledgers scored by a program and by the donor's step cannot share a figure: draw one of each")
+    (quantity,) = drawn
+    tiles = {name: Tile(result.targets, result.sources, _rates(result, quantity)) for name, result in shown.items()}
     with canvas(ax, *size(tiles)) as axes:
-        starts = draw(axes, tiles, COLOURS, Normalize(0, 1), "load")
+        starts = draw(axes, tiles, COLOURS, Normalize(0, 1), quantity)
         axes.set_xlabel("source")
         axes.set_ylabel("target")
         numbers = fits(axes, NUMBER, "small")
@@ -42,8 +48,8 @@ def ledger(results: Ledger | Mapping[str, Ledger], ax: Axes | None = None) -> Ax
         return axes
 
 
-def _loads(result: Ledger) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
-    return np.array([[result.rate("load", t, s)[0] for s in result.sources] for t in result.targets])
+def _rates(result: Ledger, quantity: str) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    return np.array([[result.rate(quantity, t, s)[0] for s in result.sources] for t in result.targets])
 
 
 def _write(axes: Axes, result: Ledger, tile: Tile, rows: list[str], start: int, numbers: bool) -> None:

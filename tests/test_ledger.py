@@ -128,7 +128,7 @@ def test_a_wrong_step_does_not_make_an_edge_that_the_program_lacks(organism: Cal
     for source, scorable in (("operand.3", False), ("operand.2", True)):
         rng = np.random.default_rng(0)
         swaps = [_swap(texts, i, source, "step.1", "program", rng) for i in range(len(runs))]
-        found = _edge(texts, "step.1", swaps, rng)
+        found = _edge(texts, "step.1", swaps)
         if scorable:
             assert np.nanmean(found["load"]) == 1.0
             assert np.nanmax(found["unswapped"]) == 0.0

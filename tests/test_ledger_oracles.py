@@ -247,6 +247,10 @@ def test_without_a_program_a_step_is_the_donors_the_recipients_or_another(script
     projection = lb.analyses.ledger(scripted("projection"), problems)
     assert (projection.frame().query('quantity == "recipient\'s"')["estimate"] == 1).all()
     assert np.isnan(chain.serial_share()).all() and chain.depth() is None
+    axes = lb.figures.ledger({"chain": chain, "projection": projection})
+    assert axes.child_axes[0].get_ylabel() == "donor's"
+    with pytest.raises(InputError, match="scored by a program and by the donor's step cannot share a figure"):
+        lb.figures.ledger({"own": chain, "sum": measured(scripted("chain"), n=4)})
     with pytest.raises(UnknownNameError, match=r"unknown quantity 'load': expected one of donor's, recipient's, other"):
         chain.rate("load", "step.2", "step.1")
 
