@@ -157,8 +157,9 @@ def _log_p(logits: Tensor, answers: Sequence[tuple[int, ...]]) -> NDArray[Any]:
     return found
 
 
-# Per candidate (recipient's, donor's answer) and length group: rows, states [batch, layer, pos, d_model] or cache.
-State = list[list[tuple[list[int], Tensor]]]
+# Per candidate (recipient's, donor's answer) and length group: rows, states [batch, layer, pos, d_model], token ids; or
+# the cache.
+State = list[list[tuple[list[int], Tensor, Tensor]]]
 Past = list[list[Layers]]
 
 
@@ -181,7 +182,7 @@ def _natural(
             sites = [Site(SITE, layer) for layer in range(model.n_layers)]
             read = model.backend.read(ids, torch.ones_like(ids, dtype=torch.bool), sites, every)
             stacked = torch.stack([read[site].view(batch, length, -1) for site in sites], dim=1)
-            states[-1].append((rows, stacked))
+            states[-1].append((rows, stacked, ids))
             pasts[-1].append(layers)
     return states, pasts, log_p[1] - log_p[0]
 
@@ -203,12 +204,12 @@ def _cell(
     for c, answers in enumerate((recipients, donors)):
         if c and single:  # answers of one token force nothing: one run scores both
             break
-        for (rows, own), past, (_, other) in zip(states[c], pasts[c], patched[c], strict=True):
+        for (rows, own, ids), past, (_, other, _) in zip(states[c], pasts[c], patched[c], strict=True):
             hidden = own[:, layer, position:].clone()
             hidden[:, 0] = other[:, layer, position]
             size = len(answers[rows[0]][1])
             before = [(k[:, :, :position], v[:, :, :position]) for k, v in past] if position else []
-            logits = resume(model, layer, hidden, before, keep=size)
+            logits = resume(model, layer, hidden, before, keep=size, ids=ids)
             log_p[c, rows] = _log_p(logits, [answers[i][1] for i in rows])
             if single:
                 log_p[1, rows] = _log_p(logits, [donors[i][1] for i in rows])

@@ -96,10 +96,12 @@ def forward_over(
     last: int = 0,
     positions: Int[Tensor, "batch pos"] | None = None,
     mask: Any = None,
+    branch: Int[Tensor, "batch pos"] | None = None,
 ) -> tuple[Float[Tensor, "batch keep vocab"], Layers]:
     """Run a segment over a cache that has room for it; float32 logits of its `last` positions (0: all), its own cache.
 
-    positions: where they do not simply follow on; mask: where rows are padded (see `position_mask`)
+    positions: where they do not simply follow on; mask: where rows are padded (see `position_mask`); branch: which of
+    several texts side by side each token belongs to (0: all of them)
     """
     from transformers import DynamicCache
 
@@ -110,6 +112,7 @@ def forward_over(
     if past:
         joined.layers = [_room_class()(keys, values, before) for keys, values in past]
     joined.token_ids = past_ids  # a model with a cut wire must know which tokens a cache is of
+    joined.branch = branch
     if positions is None:
         positions = torch.arange(before, before + ids.shape[1], device=ids.device).expand_as(ids)
     options: dict[str, Any] = {"logits_to_keep": last} if takes_logits_to_keep(type(model.module)) else {}

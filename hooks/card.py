@@ -18,6 +18,7 @@ class Card:
     modes: the modes that it was made for; format: the texts around prompt, CoT and answer
     measure: arguments of `channels` for which the model's table is known or meant (`vary`, `cot`, `target`)
     known: the shares (direct, relay, tokens) that hand-set weights give, where they are known exactly
+    cut: wires that were cut in training and stay cut, in order (see `Model.cut`)
     recipe, curve, accuracy: how it was trained, its held-out accuracy along the way, and at the end
     """
 
@@ -30,6 +31,7 @@ class Card:
     seed: int = 0
     measure: Mapping[str, Any] = field(default_factory=dict)
     known: Mapping[str, float] = field(default_factory=dict)
+    cut: tuple[Mapping[str, Any], ...] = ()
     curve: tuple[Mapping[str, Any], ...] = ()
     accuracy: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class Card:
             unknown = set(content) - {f.name for f in fields(cls)}
             if unknown:
                 raise InputError(f"{path}: unknown keys {sorted(unknown)}")
-            lists = {key: tuple(content[key]) for key in ("modes", "curve") if key in content}
+            lists = {key: tuple(content[key]) for key in ("modes", "curve", "cut") if key in content}
             return cls(**{**content, **lists})
         except (json.JSONDecodeError, TypeError) as error:
             raise InputError(f"{path} is not a card: {error}") from error

@@ -82,7 +82,10 @@ def load(
         raise InputError(f"{type(source).__name__} brings no tokenizer: pass tokenizer=")
     if module.training:
         raise InputError("the model is in training mode (dropout is on): call model.eval() first")
-    return Model(name, made, tokenizer, _format(format, card, tokenizer), card, fingerprint)
+    model = Model(name, made, tokenizer, _format(format, card, tokenizer), card, fingerprint)
+    for wire in card.cut if card is not None else ():
+        model = model.cut(**wire)
+    return model
 
 
 def _from_name(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,7 @@ from ..tasks import Task
 from ..tasks import load as load_task
 from .backends.base import Backend
 from .card import Card
+from .cut import Cut, apply_cuts, joined
 from .format import Format, Mode
 from .sites import SiteMap, site_map
 
@@ -27,6 +29,7 @@ class Model:
     format: Format = field(repr=False)
     card: Card | None = field(default=None, repr=False)
     fingerprint: str = field(default="", repr=False)
+    cuts: tuple[Cut, ...] = field(default=(), repr=False)
 
     @property
     def module(self) -> nn.Module:
@@ -59,7 +62,36 @@ class Model:
 
     def with_format(self, **changes: Any) -> "Model":
         """The same model with other texts around its reasoning."""
-        return replace(self, format=replace(self.format, **changes))
+        changed = replace(self, format=replace(self.format, **changes))
+        return apply_cuts(changed, self.cuts) if self.cuts else changed
+
+    def cut(
+        self,
+        queries: str | Iterable[str] = "cue",
+        keys: str | Iterable[str] = "prompt",
+        layers: Iterable[int] | None = None,
+    ) -> "Model":
+        """The model with one more wire cut for good: `queries` can never attend to `keys`, in all or the given layers.
+
+        queries, keys: parts of a run (`prompt`, `open`, `cot`, `cue`, `answer`) or, for a model that has a task, places
+        that are the same in all of its problems (`operand.2`, `step.1`, `cot[0]`); several as a list, or joined with
+        "+". What is cut is masked before the softmax, which renormalises; a position always sees itself. Parts are
+        found in the tokens: the first `open` of the format, then the first cue.
+
+        Every operation honours it, and the card keeps it, so that `load` cuts again. Weights are shared: this model and
+        its module stay what they are, and gradients flow through `module`, so that it can be trained under the cut.
+
+        Raises InputError for a name that is no fixed place, a cut that no position could feel, a format without `open`.
+
+        >>> from loadbearing.hooks import generate, load
+        >>> model = load("organism:sft")
+        >>> blind = model.cut(queries="cue", keys="cot")
+        >>> problems = model.task.problems(16)
+        >>> generate(model, problems).accuracy, generate(blind, problems).accuracy < 0.5
+        (1.0, True)
+        """
+        only = None if layers is None else tuple(sorted(set(layers)))
+        return apply_cuts(self, (*self.cuts, Cut(joined(queries), joined(keys), only)))
 
     def identity(self) -> dict[str, Any]:
         """The manifest keys that must agree before results of this model are mixed."""
@@ -70,6 +102,7 @@ class Model:
             "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
             "attention": str(getattr(config, "_attn_implementation", None)),
             "format": {k: v for k, v in vars(self.format).items()},
+            "cut": [cut.asdict() for cut in self.cuts],
         }
 
 

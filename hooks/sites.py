@@ -92,6 +92,14 @@ def _part(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
     return next((part for name in names if isinstance(part := getattr(module, name, None), nn.Module)), None)
 
 
+def attention_of(layer: nn.Module) -> nn.Module:
+    """The attention module of a decoder layer: what is given the attention mask."""
+    attention = _part(layer, _ATTENTION)
+    if attention is None:
+        raise InputError(f"{type(layer).__name__} has no attention that is known here, so no wire of it can be cut")
+    return attention
+
+
 def _block(layer: nn.Module) -> Block:
     attention, mlp = _part(layer, _ATTENTION), _part(layer, ("mlp", "feed_forward", "block_sparse_moe"))
     if attention is None or mlp is None:

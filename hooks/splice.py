@@ -150,7 +150,8 @@ def _run(model: Model, jobs: Sequence[Job], caches: Caches, last: int) -> tuple[
     of_key = torch.cat([torch.zeros_like(token_ids), branch], dim=1)[:, None]
     visible = (of_key == 0) | (of_key == branch[..., None])
     mask = position_mask(model.module, queries, keys, next(model.module.parameters()).dtype, visible)
-    return forward_over(model, ids, past, token_ids, last=last, positions=queries.clamp(min=0), mask=mask)
+    positions = queries.clamp(min=0)
+    return forward_over(model, ids, past, token_ids, last=last, positions=positions, mask=mask, branch=branch)
 
 
 def _lay_out(job: Job, before: int, width: int) -> tuple[list[int], list[int]]:
