@@ -78,7 +78,7 @@ def ledger(
 
     loaded, chosen = _load(model, task)
     result = analyses.ledger(loaded, chosen.problems(problems, seed=seed), cot=cot, seed=seed, progress=not quiet)
-    _show(result, result.frame(), save)
+    _show(result, result.frame(), save, result.notes())
 
 
 @app.command()
@@ -144,6 +144,24 @@ def patch(
     result = analyses.patch(loaded, given, mode=named, target=target, cot=cot, progress=not quiet)
     table = result.frame().pivot_table(index="layer", columns="position", values="effect", sort=False)
     _show(result, table.reset_index(), save)
+
+
+@app.command()
+def doctor(
+    model: ModelOption,
+    task: TaskOption = None,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Every gate on a model: what was measured, the limit, the verdict, what to do. Status 1 where a gate stops."""
+    from .. import analyses, hooks, tasks
+
+    loaded = hooks.load(model)
+    pairs = None if task is None else tasks.load(task).pairs(4, tokenizer=loaded.tokenizer)
+    result = analyses.doctor(loaded, pairs, progress=not quiet)
+    _show(result, result.table(), save)
+    if not result.healthy:
+        raise typer.Exit(1)
 
 
 @organisms.command("list")

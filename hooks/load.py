@@ -14,6 +14,7 @@ from .backends.torch import TorchBackend
 from .card import Card
 from .format import Format
 from .model import Model, fingerprint_of
+from .support import check_loadable
 
 BACKENDS = ("torch", "transformer_lens", "nnsight")
 ORGANISM = "organism:"
@@ -66,10 +67,12 @@ def load(
     card = None
     if isinstance(source, str | Path):
         module, tokenizer, card, name = _from_name(str(source), dtype, device_map, attention, tokenizer)
+        check_loadable(module)  # before weights are read: those that are offloaded cannot be
         fingerprint = fingerprint_of(module)
         made: Backend = _wrap(module, tokenizer, backend or "torch")
     else:
         given, module, found, name = _from_object(source)
+        check_loadable(module)
         fingerprint = fingerprint_of(module)
         tokenizer = tokenizer if tokenizer is not None else found
         if backend is None or check_name("backend", backend, BACKENDS) == given.name:
@@ -80,8 +83,6 @@ def load(
             made = _wrap(copy.deepcopy(module), tokenizer, backend)
     if tokenizer is None:
         raise InputError(f"{type(source).__name__} brings no tokenizer: pass tokenizer=")
-    if module.training:
-        raise InputError("the model is in training mode (dropout is on): call model.eval() first")
     model = Model(name, made, tokenizer, _format(format, card, tokenizer), card, fingerprint)
     for wire in card.cut if card is not None else ():
         model = model.cut(**wire)

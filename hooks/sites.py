@@ -1,5 +1,6 @@
 """Where in the model: named sites, and the modules that hold them, found by structure and checked by arithmetic."""
 
+import inspect
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -34,11 +35,14 @@ def site_name(text: str) -> tuple[str, int | None]:
 
 @dataclass(frozen=True)
 class Block:
-    """The modules of one decoder layer: `attn_out` and `mlp_out` are the modules whose output is added."""
+    """The modules of one decoder layer: `attn_out` and `mlp_out` are the modules whose output is added.
+
+    None where there is no such module: in a layer without attention, or where what a module gives is not what is added.
+    """
 
     block: nn.Module
-    attn_out: nn.Module
-    mlp_out: nn.Module
+    attn_out: nn.Module | None
+    mlp_out: nn.Module | None
     parallel: bool
 
 
@@ -54,7 +58,14 @@ class SiteMap:
         """Return the site if this model has it."""
         if not 0 <= site.layer < len(self.blocks):
             raise InputError(f"layer {site.layer}: this model has layers 0 to {len(self.blocks) - 1}")
-        if site.name == "resid_mid" and self.blocks[site.layer].parallel:
+        block = self.blocks[site.layer]
+        for part in _PARTS.get(site.name, ()):
+            if getattr(block, part) is None:
+                raise InputError(
+                    f"{type(block.block).__name__} (layer {site.layer}) has no {site.name}: no module known here "
+                    f"puts out {part}, what is added to the residual stream; record resid_pre and resid_post instead"
+                )
+        if site.name == "resid_mid" and block.parallel:
             raise InputError("this model has no resid_mid: attention and MLP are added to the residual stream at once")
         return site
 
@@ -62,29 +73,42 @@ class SiteMap:
 def site_map(module: nn.Module) -> SiteMap:
     """Find the decoder's blocks in a Hugging Face causal language model, by structure.
 
-    The list of blocks is the one ModuleList as long as the configuration's number of layers; the names of attention and
-    MLP are those that Hugging Face uses. Raises InputError for a model that has none (recurrent, encoder-decoder).
+    The list of blocks is the outermost ModuleList as long as the configuration's number of layers; the names of
+    attention and MLP are those that Hugging Face uses. Layers without them (recurrent, hybrid) have `resid_pre` and
+    `resid_post` only. Raises InputError for an encoder-decoder, and where there is no such list or more than one.
     """
     config: Any = getattr(module, "config", None)
     n_layers = getattr(config, "num_hidden_layers", None)
     if n_layers is None or getattr(config, "is_encoder_decoder", False):
-        raise InputError(f"{type(module).__name__} is not a decoder-only language model of transformers")
-    lists = [
+        raise InputError(
+            f"{type(module).__name__} is not a decoder-only language model of transformers: its sites are unknown"
+        )
+    long = [
         (path, part)
         for path, part in module.named_modules()
-        if isinstance(part, nn.ModuleList) and len(part) == n_layers and _part(part[0], _ATTENTION) is not None
+        if isinstance(part, nn.ModuleList) and len(part) == n_layers
     ]
+    lists = [(path, part) for path, part in long if not any(path.startswith(f"{other}.") for other, _ in long)]
+    if len(lists) > 1:  # other lists of this length are not made of blocks
+        lists = [(path, part) for path, part in lists if any(_part(layer, _ATTENTION) for layer in part)]
     if len(lists) != 1:
         raise InputError(
-            f"{type(module).__name__}: expected one list of {n_layers} attention blocks, found {len(lists)}: "
-            "models without attention in every layer are not supported yet"
+            f"{type(module).__name__}: expected one list of {n_layers} blocks (config.num_hidden_layers), found "
+            f"{len(lists)}: its sites are unknown"
         )
     path, layers = lists[0]
     parent = module.get_submodule(path.rpartition(".")[0])
     return SiteMap(parent, path, tuple(_block(layer) for layer in layers))
 
 
-_ATTENTION = ("self_attn", "attn", "attention")
+_ATTENTION = ("self_attn", "attn", "attention", "self_attention")
+_MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn")
+# Norms after attention and after the MLP: Gemma 2 and 3, OLMo 2 and 3; GLM 4.
+_SANDWICHES = (
+    ("post_attention_layernorm", "post_feedforward_layernorm"),
+    ("post_self_attn_layernorm", "post_mlp_layernorm"),
+)
+_PARTS = {"attn_out": ("attn_out",), "mlp_out": ("mlp_out",), "resid_mid": ("attn_out",)}
 
 
 def _part(module: nn.Module, names: tuple[str, ...]) -> nn.Module | None:
@@ -101,14 +125,17 @@ def attention_of(layer: nn.Module) -> nn.Module:
 
 
 def _block(layer: nn.Module) -> Block:
-    attention, mlp = _part(layer, _ATTENTION), _part(layer, ("mlp", "feed_forward", "block_sparse_moe"))
-    if attention is None or mlp is None:
-        raise InputError(f"{type(layer).__name__} has no attention or no MLP that is known here")
-    if (after_mlp := _part(layer, ("post_feedforward_layernorm",))) is not None:
-        # Sandwich norms (Gemma 2 and 3, OLMo 2): what is added is the norm's output.
-        after_attention = _part(layer, ("post_attention_layernorm",))
-        assert after_attention is not None
-        attention, mlp = after_attention, after_mlp
+    attention, mlp = _adds(_part(layer, _ATTENTION)), _adds(_part(layer, _MLP))
+    for after_attention, after_mlp in _SANDWICHES:
+        if (after := _part(layer, (after_mlp,))) is not None:  # what is added is the norm's output
+            attention, mlp = _part(layer, (after_attention,)), after
     norms = sum("norm" in type(part).__name__.lower() for part in layer.children())
-    parallel = bool(getattr(layer, "use_parallel_residual", False)) or norms < 2  # one norm feeds both
-    return Block(layer, attention, mlp, parallel)
+    config: Any = getattr(layer, "config", None)  # Falcon's two norms may feed both at once
+    told = getattr(layer, "use_parallel_residual", False) or getattr(config, "parallel_attn", False)
+    return Block(layer, attention, mlp, bool(told) or norms < 2)  # one norm feeds both
+
+
+def _adds(part: nn.Module | None) -> nn.Module | None:
+    """The module, unless it is given the residual stream and adds to it itself (BLOOM, MPT)."""
+    given = part is not None and "residual" in inspect.signature(type(part).forward).parameters
+    return None if given else part

@@ -43,7 +43,7 @@ class NnsightBackend(Backend):
             self._map = site_map(self.module())
         paths = {id(part): path for path, part in self.module().named_modules()}
         blocks = {site: self._map.blocks[self._map.check(site).layer] for site in sites}
-        modules = {part for block in blocks.values() for part in (block.block, block.attn_out, block.mlp_out)}
+        modules = {part for block in blocks.values() for part in (block.block, block.attn_out, block.mlp_out) if part}
         envoys = [_envoy(self.wrapped, paths[id(module)]) for module in modules]
         inputs = {
             "input_ids": ids,
@@ -54,7 +54,7 @@ class NnsightBackend(Backend):
         with self.wrapped.trace(**inputs) as tracer:
             cache = tracer.cache(modules=envoys, device=ids.device, include_inputs=True)
 
-        def output(module: nn.Module) -> Tensor:
+        def output(module: nn.Module | None) -> Tensor:
             value = cache[f"model.{paths[id(module)]}"].output
             hidden: Tensor = value[0] if isinstance(value, tuple) else value
             return hidden

@@ -83,7 +83,7 @@ class TorchBackend(Backend):
             ("mlp_out", block.mlp_out, names & {"mlp_out"}),
             ("resid_post", block.block, names & {"resid_post"}),
         ):
-            if needed:
+            if needed and module is not None:
                 stack.callback(module.register_forward_hook(after(name)).remove)
 
 
