@@ -1,12 +1,15 @@
 """One question a module: a model and problems in, a frozen result out."""
 
 from ..core import load_result as load
+from .ablation import ablation
+from .ablation_table import Ablation
 from .behaviour import behaviour
 from .behaviour_table import Behaviour
 from .channel_table import CONDITIONS, Channels
 from .channels import channels
 from .decodability import decodability
 from .decodability_table import Decodability
+from .doctor import Doctor, doctor
 from .ledger import ledger
 from .ledger_table import Ledger
 from .patch import patch
@@ -14,14 +17,18 @@ from .patch_table import PatchMap
 
 __all__ = [
     "CONDITIONS",
+    "Ablation",
     "Behaviour",
     "Channels",
     "Decodability",
+    "Doctor",
     "Ledger",
     "PatchMap",
+    "ablation",
     "behaviour",
     "channels",
     "decodability",
+    "doctor",
     "ledger",
     "load",
     "patch",

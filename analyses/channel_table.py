@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from ..core import Result, check_name
-from .cells import MIXED, TERMS, WIRES
-from .estimates import OUTCOMES, Estimates, estimate
-from .interval import interval_text
+from .cells import MIXED, TERMS, WIRES, shares, total
+from .estimates import OUTCOMES, Estimates, estimate, per_unit
+from .interval import bootstrap_interval, interval_text
 
 SUMMARY = "mean"
 PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
@@ -35,12 +36,16 @@ class Channels(Result):
     the greedy answer; program: +1 where the reference program implies the donor's answer, -1 the recipient's, 0
     another,
     NaN none; agrees: whether the greedy answer is the implied one (also with implied values permuted over pairs);
-    log_p_boundary: the cells again with the opening text counted with the CoT, NaN if that was not measured.
+    log_p_boundary: the cells again with the opening text counted with the CoT, NaN if that was not measured
+    log_p_gold: of the donor's and the recipient's gold answer, NaN where no run wrote it
+    distance: of the reader's state from natural runs, in units of their own distance from one another
+    unit: the pair of problems that a row is of: several rows where CoTs were sampled
     """
 
     kind: ClassVar[str] = "channels"
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "variable": ("pair",),
+        "unit": ("pair",),
         "cots_differ": ("pair",),
         "log_p": ("pair", "direction", "cell", "candidate"),
         "outcome": ("pair", "direction", "cell"),
@@ -49,9 +54,12 @@ class Channels(Result):
         "agrees_shuffled": ("pair", "direction", "cell"),
         "entropy": ("pair", "direction", "cell"),
         "log_p_boundary": ("pair", "direction", "cell", "candidate"),
+        "log_p_gold": ("pair", "direction", "cell", "gold"),
+        "distance": ("pair", "direction", "cell"),
     }
 
     variable: NDArray[Any]
+    unit: NDArray[Any]
     cots_differ: NDArray[Any]
     log_p: NDArray[Any]
     outcome: NDArray[Any]
@@ -60,6 +68,8 @@ class Channels(Result):
     agrees_shuffled: NDArray[Any]
     entropy: NDArray[Any]
     log_p_boundary: NDArray[Any]
+    log_p_gold: NDArray[Any]
+    distance: NDArray[Any]
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -99,7 +109,7 @@ class Channels(Result):
         parts = [log_p[..., 0] - log_p[..., 1], *np.moveaxis(np.exp(log_p), -1, 0)]
         parts += [(self.outcome[rows] == code).astype(float) for code in range(len(OUTCOMES))]
         parts += [self.log_p_boundary[rows][..., 0] - self.log_p_boundary[rows][..., 1], self.program[rows]]
-        return estimate(parts)
+        return estimate([per_unit(part, self.unit[rows]) for part in parts])
 
     def status(self, variable: str = SUMMARY) -> str:
         """ "ok", "joint", "withheld: b, d", or "not available to tokens" where no pair's CoTs differ."""
@@ -126,7 +136,7 @@ class Channels(Result):
         natural = self.outcome[self.select(variable)]
         kept = (natural[..., 0] == OUTCOMES.index("recipient's")) & (natural[..., -1] == OUTCOMES.index("donor's"))
         ended = sum(facts["ended"][name] for name in names) / max(1, sum(facts["asked"][name] for name in names))
-        used = found.n / max(1, sum(facts["asked"][name] for name in names))
+        used = len(natural) / max(1, sum(facts["asked"][name] for name in names))
         if not found.n or min(ended, used, kept.mean()) < PAIRS_ENDED:
             yield "a"
         if found.n < FEWEST:
@@ -185,6 +195,11 @@ class Channels(Result):
                 yield {"outcome": name, "quantity": "cell", "term": term, "estimate": float(rate)}
         for term, entropy in zip(TERMS, self.entropy[rows].mean((0, 1)), strict=True):
             yield {"outcome": "entropy", "quantity": "cell", "term": term, "estimate": float(entropy)}
+        for term, far in zip(TERMS, self.distance[rows].mean((0, 1)), strict=True):
+            yield {"outcome": "distance from natural runs", "quantity": "cell", "term": term, "estimate": float(far)}
+        for wire, least in zip(WIRES, self.detectable(variable), strict=True):
+            yield {"outcome": "log-odds", "quantity": "detectable share", "term": wire, "estimate": float(least)}
+        yield from self._gold_rows(variable, status)
         third = self.third(variable)
         yield {"outcome": "null: third answer, p", "quantity": "total", "term": "any", "estimate": third}
         differ = float(self.cots_differ[rows].mean())
@@ -193,6 +208,36 @@ class Channels(Result):
             within = self.estimates(variable, differing=True)
             numbers = {b: float(within.get("log-odds", "share", b)[2]) for b in ("estimate", "low", "high")}
             yield {"outcome": "log-odds, CoTs differ", "quantity": "share", "term": "tokens", **numbers, "n": within.n}
+
+    def _gold_rows(self, variable: str, status: str) -> Iterator[dict[str, Any]]:
+        """The split again with the gold answers in place of the own ones, over the pairs in which both are known."""
+        known = self.select(variable) & ~np.isnan(self.log_p_gold).any((1, 2, 3))
+        if not known.any():
+            return
+        values = per_unit(self.log_p_gold[known, ..., 0] - self.log_p_gold[known, ..., 1], self.unit[known]).mean(1)
+        low, high = bootstrap_interval(values, lambda v: np.concatenate([total(v)[..., None], shares(v)], axis=-1))
+        told = np.concatenate([total(values.mean(0))[None], shares(values.mean(0))])
+        for i, (quantity, term) in enumerate([("total", TERMS[-1]), *(("share", wire) for wire in WIRES)]):
+            hidden = quantity == "share" and status.startswith("withheld")
+            numbers = [np.nan] * 3 if hidden else [float(told[i]), float(low[i]), float(high[i])]
+            yield {
+                "outcome": "log-odds, gold answers",
+                "quantity": quantity,
+                "term": term,
+                "n": len(values),
+                **dict(zip(("estimate", "low", "high"), numbers, strict=True)),
+            }
+
+    def detectable(self, variable: str = SUMMARY) -> NDArray[Any]:
+        """The smallest share of direct, relay and tokens that so many pairs would show with power 0.8 at level 0.05.
+
+        (1.96 + 0.84) standard errors, from the interval's width; and, since a wire used in a few pairs only may miss
+        the sample, no less than the share of pairs that n pairs miss with a chance of 0.05: 1 - 0.05^(1/n).
+        """
+        found = self.estimates(variable)
+        width = found.get("log-odds", "share", "high") - found.get("log-odds", "share", "low")
+        missed = 1 - 0.05 ** (1 / found.n) if found.n else np.nan
+        return np.asarray(np.fmax(width / (2 * norm.ppf(0.975)) * (norm.ppf(0.975) + norm.ppf(0.8)), missed))
 
     def table(self) -> pd.DataFrame:
         """A row a variable: shares with intervals, the shares that the program predicts for a chain, status, pairs."""
@@ -228,6 +273,7 @@ class Channels(Result):
         third = max(map(self.third, self.variables))
         shown = {
             "accuracy": f"{facts['accuracy']:.3f}",
+            **{f"one-pass accuracy, opened by {t!r}": f"{a:.3f}" for t, a in facts.get("one_pass", {}).items()},
             "generated = replayed": f"{facts['replayed']:.3f}",
             "onset": f"{facts['onset']['slot']}, its value = the final answer: {facts['onset']['agreement']:.3f}",
             "null: own donor": f"{facts['self_donor']:.1g} nats",
@@ -235,6 +281,10 @@ class Channels(Result):
         }
         if facts["distractor"] is not None:
             shown["null: a variable that the answer does not depend on"] = f"{facts['distractor']:.1g} nats"
+        shown["smallest share that the pairs would show"] = f"{np.nanmax(self.detectable(names[-1])):.2f}"
+        far = self.distance[self.select(names[-1])][..., list(MIXED)].mean((0, 1))
+        if not np.isnan(far).all():
+            shown["reader in mixed cells, distance from natural runs (theirs: 1)"] = f"at most {np.nanmax(far):.1f}"
         through = self.estimates(names[-1])
         moved = through.get("log-odds", "share")[0] - through.get("open with the CoT", "share")[0]
         if not np.isnan(moved):

@@ -11,6 +11,9 @@ from .cells import TERMS, WIRES, moebius, necessity, shapley, shares, sufficienc
 from .interval import bootstrap_interval
 
 OUTCOMES = ("donor's", "recipient's", "implied", "broken")
+# Pearl's effects with the whole CoT as the mediator: what changing the prompt does while the CoT is held, and what
+# changing the CoT (its states and its tokens) does while the prompt is held. They add up only without interaction.
+EFFECTS = (("NDE", "direct"), ("NIE", "relay+tokens"))
 INTERACTIONS = tuple(cell for cell in range(8) if cell.bit_count() >= 2)
 
 
@@ -28,6 +31,16 @@ class Estimates:
         """The values of one quantity, over its terms."""
         chosen = [i for i, label in enumerate(self.labels) if label[:2] == (outcome, quantity)]
         return np.asarray(getattr(self, bound)[chosen])
+
+
+def per_unit(values: NDArray[Any], unit: NDArray[Any]) -> NDArray[Any]:
+    """Means over the rows of each unit: samples of one pair of problems are not independent."""
+    _, place = np.unique(unit, return_inverse=True)
+    if len(values) == (place.max(initial=-1) + 1):
+        return values
+    sums = np.zeros((place.max() + 1, *values.shape[1:]))
+    np.add.at(sums, place, values)
+    return sums / np.bincount(place).reshape(-1, *[1] * (values.ndim - 1))
 
 
 def estimate(parts: list[NDArray[Any]]) -> Estimates:
@@ -52,6 +65,7 @@ def _labels() -> Iterator[tuple[str, str, str]]:
         yield from ((outcome, quantity, wire) for quantity in ("shapley", "share") for wire in WIRES)
         yield from ((outcome, "interaction", TERMS[cell]) for cell in INTERACTIONS)
         yield from ((outcome, quantity, wire) for quantity in ("sufficiency", "necessity") for wire in WIRES)
+    yield from (("p(donor's)", quantity, term) for quantity, term in EFFECTS)
     for outcome in ("p(recipient's)", "p(third)", *(f"greedy: {name}" for name in OUTCOMES), "read"):
         yield from ((outcome, "cell", term) for term in TERMS)
     yield from (("open with the CoT", "share", wire) for wire in WIRES)
@@ -67,6 +81,8 @@ def _quantities(means: NDArray[Any]) -> NDArray[Any]:
         v = part[outcome]
         found += [v, total(v)[..., None], shapley(v), shares(v)]
         found += [moebius(v)[..., list(INTERACTIONS)], sufficiency(v), necessity(v)]
+    p = part["p(donor's)"]
+    found += [p[..., [TERMS.index(term)]] - p[..., :1] for _, term in EFFECTS]
     found += [part["p(recipient's)"], part["p(third)"], *(part[name] for name in OUTCOMES)]
     found += [part["donor's"] + part["recipient's"] + part["implied"]]
     found += [shares(part["boundary"])]

@@ -61,21 +61,32 @@ def cot_runs(
     cot: str | Runs | Mapping[str, Any],
     progress: bool = False,
     max_new_tokens: int = 256,
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    seed: int = 0,
 ) -> Runs:
-    """The CoT runs that an analysis stands on: the model's own, over gold chains of thought, or over given ones."""
+    """The CoT runs that an analysis stands on: the model's own, over gold chains of thought, or over given ones.
+
+    samples, temperature: draw so many chains of thought a problem instead of the greedy one; `seed` is theirs
+    """
+    if (samples > 1 or temperature > 0) and not (isinstance(cot, str) and cot == "model"):
+        raise InputError('samples and temperature are for cot="model": given chains of thought are taken as they are')
     if isinstance(cot, Runs):
-        have = cot.by_problem()
+        have = {run.problem.key for run in cot}
         missing = [p.key for p in problems if p.key not in have]
         if missing:
             raise InputError(f"the given runs lack {len(missing)} problems, the first of them {missing[0]!r}")
-        return Runs(tuple(have[p.key] for p in problems), cot.mode, model)
+        wanted = {p.key for p in problems}
+        return Runs(tuple(run for run in cot if run.problem.key in wanted), cot.mode, model)
     if not isinstance(cot, str):
         return replay(model, problems, cot, progress=progress)
     if cot == "task":
         return replay_gold(model, problems, progress=progress)
     if cot != "model":
         raise InputError(f"cot={cot!r}: expected 'model', 'task', runs, or transcripts by problem")
-    return generate(model, problems, "cot", progress=progress, max_new_tokens=max_new_tokens)
+    drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
+    return generate(model, problems, "cot", progress=progress, max_new_tokens=max_new_tokens, **drawn)
 
 
 def find_onset(runs: Runs) -> Onset:
