@@ -82,7 +82,12 @@ def ledger(
         "cot": cot if isinstance(cot, str) else "given",
         "scored": scored,
     }
-    coords = {"target": chosen[0], "source": chosen[1], "problem": tuple(run.problem.key for run in kept)}
+    coords = {
+        "target": chosen[0],
+        "source": chosen[1],
+        "problem": tuple(run.problem.key for run in kept),
+        "step": tuple(f"step.{k}" for k in sorted(kept[0].values)),
+    }
     return Ledger(coords=coords, manifest=Manifest(identity, circumstance(began, **facts)), **arrays)
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -118,20 +118,21 @@ class Ledger(Result):
         """How many runs are left out altogether, and for each edge how many are not scored, by reason."""
         facts = self.manifest.circumstance
         rows = [("all", "all", reason, n) for reason, n in facts.get("dropped", {}).items()]
-        for edge, told in facts.get("unscored", {}).items():
-            target, _, source = edge.partition(" <- ")
-            rows += [(target, source, reason, n) for reason, n in told.items()]
+        for target, source in product(self.targets, self.sources):
+            told = facts.get("unscored", {}).get(f"{target} <- {source}", {})
+            rows += [(target, source, reason, n) for reason, n in sorted(told.items())]
         return pd.DataFrame(rows, columns=["target", "source", "reason", "n"])
 
     @property
     def step_edges(self) -> list[tuple[str, str]]:
         """Edges from each step to the next target (the answer follows the last step), copies left out."""
-        steps = [name for name in self.targets if name != "answer"]
-        chain = [*steps, "answer"] if "answer" in self.targets else steps
+        steps = self.coords.get("step", [name for name in self.targets if name != "answer"])
         return [
             (target, source)
-            for source, target in pairwise(chain)
-            if source in self.sources and not self.copy_edge[self.targets.index(target), self.sources.index(source)]
+            for source, target in pairwise([*steps, "answer"])
+            if source in self.sources
+            and target in self.targets
+            and not self.copy_edge[self.targets.index(target), self.sources.index(source)]
         ]
 
     def serial_share(self, quantity: str = "load") -> tuple[float, float, float]:
@@ -167,8 +168,10 @@ class Ledger(Result):
         depth = self.depth()
         reasons = [f"{n} runs: {reason}" for reason, n in self.manifest.circumstance.get("dropped", {}).items()]
         states = self.unswapped_frame().groupby("output", sort=False)["estimate"].mean()
+        share = self.serial_share()
+        chance = "" if math.isnan(share[0]) else f", chance {self.serial_share('chance')[0]:.2f}"
         return {
-            "serial share": f"{interval_text(*self.serial_share())}, chance {self.serial_share('chance')[0]:.2f}",
+            "serial share": interval_text(*share) + chance,
             "token-mediated depth": "-" if depth is None else str(depth),
             "unswapped outputs": ", ".join(f"{rate:.2f} {name}" for name, rate in states.items()),
             "left out": "; ".join(reasons) or "no run",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import loadbearing as lb
-from loadbearing.analyses.ledger import _resume
+from loadbearing.analyses.ledger import _resume, _swap
 from loadbearing.analyses.ledger_table import STATES, mean_rate
 from loadbearing.analyses.ledger_texts import Texts
 from loadbearing.core import GateError, InputError, UnknownNameError
@@ -141,6 +141,26 @@ def test_resume_computes_from_the_source_and_what_it_does_not_hold(
     assert _resume(problem, source, value, target) == implied
 
 
+def test_pairs_on_which_the_model_says_it_anyway_are_not_scored(scripted: Scripted) -> None:
+    """So load is a difference already: on the pairs that are left, the same rate unswapped is 0."""
+    model = scripted("chain")
+    texts = Texts.decode(
+        model, list(lb.hooks.generate(model, lb.tasks.load("modular-sum").problems(N))), ("step.2",), 8
+    )
+    for anyway in (False, True):
+        for i, run in enumerate(texts.runs):
+            donor = texts.donor(run, "step.1", np.random.default_rng(i))
+            assert not isinstance(donor, str)
+            implied = _resume(run.problem, "step.1", donor.values[1], "step.2")
+            if anyway:
+                texts.own["step.2"][i] = implied
+            swap = _swap(texts, i, "step.1", "step.2", "program", np.random.default_rng(i))
+            if anyway:
+                assert swap == "the unswapped output is what the swap implies"
+            else:
+                assert not isinstance(swap, str) and swap.implied == implied != texts.own["step.2"][i]
+
+
 def test_values_of_several_tokens_are_decoded_to_their_end(scripted: Scripted) -> None:
     """With a token a digit, a swap may imply 10 or 11 where one digit is written, and the other way round."""
     spec = "modular-sum:modulus=12"
@@ -247,6 +267,7 @@ def test_without_a_program_a_step_is_the_donors_the_recipients_or_another(script
     projection = lb.analyses.ledger(scripted("projection"), problems)
     assert (projection.frame().query('quantity == "recipient\'s"')["estimate"] == 1).all()
     assert np.isnan(chain.serial_share()).all() and chain.depth() is None
+    assert (chain.notes()["serial share"], chain.notes()["token-mediated depth"]) == ("-", "-")
     axes = lb.figures.ledger({"chain": chain, "projection": projection})
     assert axes.child_axes[0].get_ylabel() == "donor's"
     with pytest.raises(InputError, match="scored by a program and by the donor's step cannot share a figure"):
@@ -292,7 +313,10 @@ def test_parts_of_the_ledger_are_those_of_the_whole(scripted: Scripted, tmp_path
     for quantity, target in product(part.quantities, part.targets):
         assert part.rate(quantity, target, "step.1") == whole.rate(quantity, target, "step.1")
     loaded = lb.load(part.save(tmp_path / "part.safetensors"))
-    assert loaded.notes() == part.notes() and loaded.left_out().equals(part.left_out())
+    assert part.step_edges == [("step.2", "step.1")]  # the answer follows step 3, which is not asked for
+    assert loaded.notes() == part.notes() and part.notes()["serial share"].startswith("1.00 [0.86, 1.00], chance 0.")
+    whole.save(tmp_path / "whole.safetensors")
+    assert lb.load(tmp_path / "whole.safetensors").left_out().equals(whole.left_out())
     with pytest.raises(UnknownNameError, match=r"unknown target 'step.4': expected one of step.1, step.2, step.3, ans"):
         measured(model, targets=["step.4"])
     with pytest.raises(UnknownNameError, match=r"unknown source 'operand.5'"):
