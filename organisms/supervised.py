@@ -38,16 +38,22 @@ def new_model(spec: Trained, tokenizer: Any) -> "LlamaForCausalLM":
 
 
 def train_supervised(
-    spec: Trained, tokenizer: Any, form: Format, task: ModularSum, scratch: Path, progress: bool
+    spec: Trained,
+    tokenizer: Any,
+    form: Format,
+    task: ModularSum,
+    scratch: Path,
+    progress: bool,
+    module: Any = None,
 ) -> tuple["LlamaForCausalLM", Curve]:
-    """Train a recipe from scratch; returns the model and its held-out curve.
+    """Train a recipe from scratch, or a given module; returns the model and its held-out curve.
 
     The curve has a row every tenth of the training: update, loss, and the teacher-forced accuracy of the answer on
     held-out problems.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    model = new_model(spec, tokenizer)
+    model = new_model(spec, tokenizer) if module is None else module
     problems = task.problems(min(500, len(task.all_problems("test"))), seed=1)
     held_out = [render_examples(tokenizer, form, problems, style) for style in spec.styles]
     curve: list[dict[str, Any]] = []
