@@ -100,7 +100,7 @@ def held_out(model: Model, known: Known, n: int = 200) -> dict[str, float]:
     return {"cot": runs.accuracy}
 
 
-def check(folder: Path, truth: Mapping[str, Any], n: int = 64) -> list[dict[str, Any]]:
+def check(folder: Path, truth: Mapping[str, Any], n: int = 32) -> list[dict[str, Any]]:
     """Shares found beside the built-in wire, a row a target and variable."""
     rows = []
     for name, told in truth.items():
@@ -129,9 +129,9 @@ def main() -> None:
     listed = given.out / "truth.json"
     truth: dict[str, Any] = json.loads(listed.read_text()) if listed.is_file() else {}
     for name in chosen:
-        shutil.rmtree(given.out / name, ignore_errors=True)
-        truth[name] = make(KNOWN[name], given.out / name)
-        listed.write_text(json.dumps(truth, indent=1) + "\n")
+        if name not in truth:  # what was made before is kept
+            truth[name] = make(KNOWN[name], given.out / name)
+            listed.write_text(json.dumps(truth, indent=1) + "\n")
         print(name, truth[name]["accuracy"], f"{truth[name]['seconds']} s", "" if truth[name]["used"] else "NOT USED")
         for row in check(given.out, {name: truth[name]}) if given.check else []:
             print("  ", *row.values(), flush=True)
