@@ -9,27 +9,35 @@ from .channel_table import CONDITIONS, Channels
 from .channels import channels
 from .decodability import decodability
 from .decodability_table import Decodability
+from .detail import by_layer, relay_by_position
+from .detail_table import ByLayer, RelayByPosition
 from .doctor import Doctor, doctor
 from .ledger import ledger
 from .ledger_table import Ledger
 from .patch import patch
 from .patch_table import PatchMap
+from .seeds import over_seeds
 
 __all__ = [
     "CONDITIONS",
     "Ablation",
     "Behaviour",
+    "ByLayer",
     "Channels",
     "Decodability",
     "Doctor",
     "Ledger",
     "PatchMap",
+    "RelayByPosition",
     "ablation",
     "behaviour",
+    "by_layer",
     "channels",
     "decodability",
     "doctor",
     "ledger",
     "load",
+    "over_seeds",
     "patch",
+    "relay_by_position",
 ]

@@ -132,7 +132,9 @@ def _off(run: Run, aim: Aim, baseline: str, text: str, fill: int, rng: np.random
     elif text == "repeated":
         changed = (words[int(rng.integers(len(words)))],) * len(words)
     else:
-        changed = tuple(words[i] for i in rng.permutation(len(words)))
+        changed = words
+        while changed == words and len(set(words)) > 1:  # of two tokens, half of all orders change nothing
+            changed = tuple(words[i] for i in rng.permutation(len(words)))
     prompt = list(aim.prompt)
     if baseline == "neutral":
         named = [run.spans[name] for name in run.problem.task.inputs if name in run.spans]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..core import Manifest, circumstance
 from ..hooks import Model, Runs, generate
 from ..hooks.gates import enforce
-from ..tasks import Pairs
+from ..tasks import Pairs, Problem
 from .cells import N_CELLS
 from .channel_table import Channels
 from .eight import Scores, eight_cells, memory_of
@@ -22,7 +22,7 @@ from .targets import Aim, Onset, cot_runs, cut, resolve_target
 
 def channels(
     model: Model,
-    pairs: Pairs,
+    pairs: Pairs | Sequence[Problem],
     *,
     target: str = "onset",
     cot: str | Runs | Mapping[str, Any] = "model",
@@ -58,6 +58,10 @@ def channels(
     ['0.000', '0.000', '1.000']
     """
     began = time.perf_counter()
+    if not isinstance(pairs, Pairs):
+        raise InputError(
+            "expected pairs (task.pairs(n)): problems without a partner have no donor; for them see analyses.ablation"
+        )
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep}
     cuts = prepare(model, pairs, target, cot, seed=seed, max_new_tokens=max_new_tokens, progress=progress, **drawn)
     thirds = third_answers(cuts.rows, cuts.onset, seed)

@@ -1,6 +1,6 @@
 """The eight cells of a pair, computed exactly by running segments over spliced caches."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from typing import Any
@@ -63,7 +63,7 @@ def eight_cells(
         raise ValueError("no pairs to run")
     size = max(1, min(batch_size, int(memory * 1e9 / max(memory_of(model, pair) for pair in aims))))
     longest = max(len(aim.answer) for pair in aims for aim in pair)  # what a mixed cell says may be longer than its own
-    answers = [_candidates(*row, more[i] if more else ()) for i, row in enumerate(zip(aims, thirds, strict=True))]
+    answers = [answers_of(pair, [thirds[i], *(more[i] if more else ())]) for i, pair in enumerate(aims)]
     parts: list[Scores] = []
     for start in tqdm(range(0, len(aims), size), desc="eight cells", disable=not progress, leave=False):
         chunk = slice(start, start + size)
@@ -149,10 +149,10 @@ def _read(model: Model, spliced: Spliced, answers: Sequence[Sequence[Third]], lo
     )
 
 
-def _candidates(aims: tuple[Aim, Aim], third: Third, more: Sequence[Third]) -> list[Third]:
-    """Answer tokens to be scored, with the token after them where it is the same in both natural runs."""
+def answers_of(aims: tuple[Aim, Aim], more: Sequence[Third] = ()) -> list[Third]:
+    """Answers to be scored, the first run's first, with the token after them where it is the same in both runs."""
     end = (aims[0].end,) if aims[0].end == aims[1].end and aims[0].end is not None else ()
-    return [answer + end if answer else None for answer in (aims[0].answer, aims[1].answer, third, *more)]
+    return [answer + end if answer else None for answer in (aims[0].answer, aims[1].answer, *more)]
 
 
 def plain_log_p(model: Model, aim: Aim, answer: tuple[int, ...], end: int | None) -> float:
@@ -161,8 +161,3 @@ def plain_log_p(model: Model, aim: Aim, answer: tuple[int, ...], end: int | None
     wanted = answer + ((end,) if end is not None else ())
     logits = plain_logits(model, before + wanted[:-1])[len(before) - 1 :].log_softmax(-1)
     return float(sum(logits[place, token] for place, token in enumerate(wanted)))
-
-
-def pairs_of(found: Mapping[Key, Any]) -> Iterator[int]:
-    """The pairs that occur in keys `[pair, ...]`."""
-    yield from sorted({key[0] for key in found})

@@ -13,7 +13,7 @@ import loadbearing as lb
 from loadbearing.analyses import CONDITIONS
 from loadbearing.analyses.cells import N_CELLS, TERMS
 from loadbearing.analyses.eight import eight_cells
-from loadbearing.analyses.estimates import OUTCOMES
+from loadbearing.analyses.estimates import OUTCOMES, per_unit
 from loadbearing.analyses.targets import cut, find_onset
 from loadbearing.core import GateError, InputError, Manifest
 
@@ -301,6 +301,41 @@ def test_intervals_cover_the_spread_of_pairs() -> None:
     assert (low < TOKENS_ONLY).all() and (high > TOKENS_ONLY).all()
     # The standard error of the mean of 20 values spread evenly over 8 nats is 8 / sqrt(12 * 20) = 0.52.
     np.testing.assert_allclose(high - low, 2 * 1.96 * 0.52, rtol=0.2)
+
+
+def test_means_over_samples_come_first() -> None:
+    values = np.array([[1.0], [3.0], [10.0]])
+    np.testing.assert_allclose(per_unit(values, np.array([4, 4, 9])), [[2.0], [10.0]])
+    few, many = table(TOKENS_ONLY, n=20, spread=4.0), table(TOKENS_ONLY, n=20, spread=4.0)
+    many = replace(
+        many,
+        **{n: np.repeat(a, 5, axis=0) for n, a in many.arrays().items() if n != "unit"},
+        unit=np.repeat(few.unit, 5),
+    )
+    for bound in ("estimate", "low", "high"):  # copies of a sample are no new evidence
+        np.testing.assert_allclose(
+            few.estimates("x").get("log-odds", "cell", bound), many.estimates("x").get("log-odds", "cell", bound)
+        )
+
+
+def test_effects_of_pearl_on_probability() -> None:
+    p = np.array([0.1, 0.3, 0.15, 0.35, 0.5, 0.8, 0.6, 0.9])  # direct is bit 0, relay bit 1, tokens bit 2
+    found = table(np.log(p) - np.log(1 - p), p).estimates("x")
+    assert found.get("p(donor's)", "NDE")[0] == pytest.approx(0.3 - 0.1)
+    assert found.get("p(donor's)", "NIE")[0] == pytest.approx(0.6 - 0.1)
+
+
+def test_more_pairs_detect_smaller_shares() -> None:
+    even = [table(TOKENS_ONLY, n=n) for n in (8, 64)]
+    few, many = (found.detectable()[0] for found in even)
+    assert few == pytest.approx(1 - 0.05 ** (1 / 8))  # identical pairs: a wire used in so many of them may be missed
+    assert many == pytest.approx(1 - 0.05 ** (1 / 64))
+    spread = table([5.0 if c & 4 else -5.0 for c in range(N_CELLS)], n=64)
+    noisy = spread.log_p.copy()
+    noisy[:, :, 1, 0] += np.random.default_rng(0).normal(0, 30, (64, 1))  # direct alone varies between pairs
+    assert replace(spread, log_p=noisy).detectable()[0] > 2 * many
+    shown = even[0].frame().query("quantity == 'detectable share' and term == 'direct' and variable == 'x'")["estimate"]
+    assert shown.tolist() == [pytest.approx(few)]
 
 
 def test_a_saved_table_is_the_same_table(sft_table: Any, tmp_path: Path) -> None:
