@@ -15,6 +15,7 @@ from ..hooks.cache import Caches, Layers
 from ..hooks.format import tokenize
 from ..hooks.gates import Gate, enforce, judge
 from ..hooks.splice import Job, run_jobs
+from ..hooks.support import check_spliceable
 from ..tasks import Piece, Problem
 from .ablation_table import Ablation
 from .cells import N_CELLS
@@ -65,6 +66,7 @@ def ablation(
     (1.0, 1.0, True)
     """
     began = time.perf_counter()
+    check_spliceable(model)
     for name, value, known in (("baseline", baseline, BASELINES), ("text", text, TEXTS), ("keep", keep, KEEP)):
         check_name(name, value, known)
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature}

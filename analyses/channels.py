@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..core import Manifest, circumstance
+from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Runs, generate
 from ..hooks.gates import enforce
 from ..tasks import Pairs, Problem
@@ -15,7 +15,7 @@ from .cells import N_CELLS
 from .channel_table import Channels
 from .eight import Scores, eight_cells, memory_of
 from .estimates import OUTCOMES
-from .gates import self_donor, splice_gates
+from .gates import run_gates, self_donor
 from .prepare import Cut, gold_answers, implied, prepare, third_answers
 from .targets import Aim, Onset, cot_runs, cut, resolve_target
 
@@ -67,7 +67,7 @@ def channels(
     thirds = third_answers(cuts.rows, cuts.onset, seed)
     limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
     scores = eight_cells(model, cuts.aims, thirds, more=gold_answers(cuts.rows, target), **limits)
-    gates = splice_gates(model, cuts.aims, thirds, scores)
+    gates = run_gates(model, cuts.runs, cuts.aims, thirds, scores)
     enforce(gates)
     moved = None
     if boundary or (boundary is None and target == "onset"):

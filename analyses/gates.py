@@ -111,9 +111,9 @@ def plain_gates(
     return [
         judge("left padding changes nothing", padding_error(model, texts, tokens, left=True), effect, PADDED),
         judge("right padding changes nothing", padding_error(model, texts, tokens, left=False), effect, PADDED),
-        Gate("finite caches and logits", bad, 0, "stop" if bad else "pass", NUMBERS),
+        Gate("finite caches and logits", float(bad), 0.0, "stop" if bad else "pass", NUMBERS),
         # A prompt without its start is one that the model can be asked; one with two is a mistake.
-        Gate("one BOS", starts, 1, "stop" if starts > 1 else "pass" if starts else "warn", BOS),
+        Gate("one BOS", float(starts), 1.0, "stop" if starts > 1 else "pass" if starts else "warn", BOS),
         # A rate: it is shown, and never stops. Where nothing was written there is nothing that differs.
         Gate(
             "generated = replayed (rate of runs that differ)", differ, 0.01, "warn" if differ > 0.01 else "pass", REPLAY

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs
 from ..hooks.gates import Gate, enforce, judge
+from ..hooks.support import check_spliceable
 from ..tasks import Problem, Target
 from .ledger_table import EDGES, SCORING, STATES, Ledger
 from .ledger_texts import Texts, comparable, number, target_of, value_of
@@ -58,6 +59,7 @@ def ledger(
     1.0
     """
     began = time.perf_counter()
+    check_spliceable(model)
     runs = _runs(model, problems, cot, progress, max_new_tokens)
     kept, dropped = comparable(runs)
     chosen = _axes(kept, targets, sources)

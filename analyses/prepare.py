@@ -8,6 +8,7 @@ import numpy as np
 
 from ..core import InputError, check_name
 from ..hooks import Model, Run, Runs
+from ..hooks.support import check_spliceable
 from ..tasks import Pair, Pairs, Target
 from .cells import MIXED
 from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
@@ -69,6 +70,7 @@ def prepare(
     run can make right.
     """
     check_name("keep", keep, ["all", "correct"])
+    check_spliceable(model)
     if not len(pairs):
         raise InputError("no pairs to measure")
     problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))

@@ -83,7 +83,7 @@ def test_seeds_widen_the_interval_and_are_shown_singly(organism: Callable[[str],
     one, other = organism("copy-direct"), organism("copy-relay")
     pairs = one.task.pairs(8)
     tables = {m.name: lb.analyses.channels(m, pairs, cot="task", target="answer") for m in (one, other)}
-    found = lb.analyses.over_seeds(tables).query("variable == 'value'").set_index("term")
+    found: Any = lb.analyses.over_seeds(tables).query("variable == 'value'").set_index("term")
     assert found.loc["direct", "estimate"] == pytest.approx(0.5, abs=1e-3)
     assert (found.loc["direct", "low"], found.loc["direct", "high"]) == (
         pytest.approx(0, abs=1e-3),

@@ -68,6 +68,9 @@ def make_channels(
         agrees_shuffled=rates,
         entropy=rates,
         log_p_boundary=log_p,
+        unit=np.arange(len(v)),
+        log_p_gold=log_p[..., :2],
+        distance=rates,
     )
 
 
