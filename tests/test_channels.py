@@ -115,10 +115,9 @@ def test_targets_within_the_chain(organism: Callable[[str], Any]) -> None:
 
 def test_natural_cells_are_the_plain_runs_and_batches_change_nothing(sft_table: Any) -> None:
     gates = {gate["name"]: gate for gate in sft_table.manifest.circumstance["gates"]}
-    assert set(gates) >= {"own-cache splice = plain run", "full donor splice = donor run", "batched = one by one"}
-    for gate in gates.values():
-        assert gate["verdict"] == "pass"
-        assert gate["measured"] < 1e-4
+    assert {gate["verdict"] for gate in gates.values()} == {"pass"}
+    for name in ("own-cache splice = plain run", "full donor splice = donor run", "batched = one by one"):
+        assert gates[name]["measured"] < 1e-4
     assert sft_table.manifest.circumstance["self_donor"] == 0.0
 
 
@@ -403,7 +402,7 @@ def test_a_model_with_state_outside_its_cache_is_stopped(
     runs = lb.hooks.replay(
         model, [p for pair in pairs for p in (pair.recipient, pair.donor)], cots, max_answer_tokens=1
     )
-    with pytest.raises(GateError, match=r"does not pass . of 3 gates, so no figure is shown: .*float32"):
+    with pytest.raises(GateError, match=r"does not pass . of 8 gates, so no figure is shown: own-cache .*float32"):
         lb.analyses.channels(model, pairs, cot=runs, target="step.2")
     handle.remove()
     assert lb.analyses.channels(model, pairs, cot=runs, target="step.2").manifest.circumstance["self_donor"] == 0.0
