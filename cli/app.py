@@ -17,6 +17,11 @@ TaskOption = Annotated[
 ]
 SaveOption = Annotated[Path | None, typer.Option("--save", help="write the result to this .safetensors file")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
+TargetOption = Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')]
+SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="CoTs a problem (with a temperature)")]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy")]
+KeepOption = Annotated[str, typer.Option("--keep", help='"all", or "correct": only right answers')]
+MemoryOption = Annotated[float, typer.Option("--memory", help="gigabytes for caches")]
 CotOption = Annotated[str, typer.Option("--cot", help='"model" (its own) or "task" (gold)')]
 
 
@@ -48,8 +53,12 @@ def channels(
     task: TaskOption = None,
     pairs: Annotated[int, typer.Option("--pairs", min=2)] = 64,
     vary: Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")] = None,
-    target: Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')] = "onset",
+    target: TargetOption = "onset",
     cot: CotOption = "model",
+    samples: SamplesOption = 1,
+    temperature: TemperatureOption = 0.0,
+    keep: KeepOption = "all",
+    memory: MemoryOption = 2.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save: SaveOption = None,
     quiet: QuietOption = False,
@@ -59,8 +68,37 @@ def channels(
 
     loaded, chosen = _load(model, task)
     given = chosen.pairs(pairs, seed=seed, vary=vary)
-    result = analyses.channels(loaded, given, target=target, cot=cot, seed=seed, progress=not quiet)
+    drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep, "memory": memory}
+    result = analyses.channels(loaded, given, target=target, cot=cot, seed=seed, progress=not quiet, **drawn)
     _show(result, result.table(), save, result.notes())
+
+
+@app.command()
+def ablation(
+    model: ModelOption,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=2)] = 64,
+    baseline: Annotated[str, typer.Option("--baseline", help='"neutral", "mean" or "zero"')] = "neutral",
+    text: Annotated[str, typer.Option("--text", help='"filler", "shuffled" or "repeated"')] = "filler",
+    target: TargetOption = "onset",
+    cot: CotOption = "model",
+    samples: SamplesOption = 1,
+    temperature: TemperatureOption = 0.0,
+    keep: KeepOption = "all",
+    memory: MemoryOption = 2.0,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """What is lost when a wire is set to nothing: for problems without a counterfactual partner."""
+    from .. import analyses
+
+    loaded, chosen = _load(model, task)
+    given = chosen.problems(problems, seed=seed)
+    how: dict[str, Any] = {"baseline": baseline, "text": text, "target": target, "cot": cot}
+    drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep, "memory": memory}
+    result = analyses.ablation(loaded, given, seed=seed, progress=not quiet, **how, **drawn)
+    _show(result, result.table(), save)
 
 
 @app.command()
@@ -127,7 +165,7 @@ def patch(
     pairs: Annotated[int, typer.Option("--pairs", min=2)] = 64,
     vary: Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")] = None,
     mode: Annotated[str, typer.Option("--mode", help='"answer-only" or "cot"')] = "answer-only",
-    target: Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')] = "onset",
+    target: TargetOption = "onset",
     cot: CotOption = "model",
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save: SaveOption = None,

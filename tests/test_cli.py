@@ -133,3 +133,18 @@ def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, organism: Calla
     assert all(name in listed.stdout for name in lb.organisms.ORGANISMS)
     shown = command("organisms", "show", "copy-sum", cwd=tmp_path)
     assert '"known"' in shown.stdout
+
+
+def test_ablation_and_sampled_channels_from_the_command_line(tmp_path: Path) -> None:
+    words = ["--model", "organism:copy-redundant", "--target", "answer", "--cot", "task", "--quiet"]
+    done = command("ablation", *words, "--problems", "8", "--baseline", "zero", "--save", "a.safetensors", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lb.load(tmp_path / "a.safetensors").suffice() == ["direct", "tokens"]
+    words = ["--model", "organism:sft", "--vary", "operand.1", "--pairs", "8", "--quiet", "--memory", "0.5"]
+    drawn = ["--samples", "2", "--temperature", "1.0", "--keep", "correct", "--save", "c.safetensors"]
+    done = command("channels", *words, *drawn, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert lb.load(tmp_path / "c.safetensors").manifest.identity["samples"] == 2
+    bad = command("ablation", "--model", "organism:sft", "--baseline", "nil", cwd=tmp_path)
+    assert bad.returncode == 2
+    assert "unknown baseline 'nil'" in bad.stderr
