@@ -5,7 +5,7 @@ OUT ?= study
 BIN := $(VENV)/bin
 ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: study test slow lint types check
+.PHONY: study test slow benchmark lint types check
 
 study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
@@ -16,6 +16,12 @@ test: $(VENV)/installed-dev
 # Retrains an organism and compares it with the shipped one: minutes.
 slow: $(VENV)/installed-dev
 	$(ENV) $(BIN)/python -m pytest -m slow
+
+# Time of the eight cells, and recovered against built-in wires (trains the models with known wires: half an hour).
+benchmark: $(VENV)/installed-dev
+	$(ENV) $(BIN)/python benchmarks/channels_speed.py
+	$(ENV) $(BIN)/python benchmarks/truth_models.py --out $(OUT)-truth
+	$(ENV) $(BIN)/python benchmarks/truth.py --models $(OUT)-truth --out $(OUT)-truth/recovered.csv
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The cost of the eight cells against two plain CoT runs of the pair, side by side in one process.
 
 `python benchmarks/channels_speed.py` prints the ratio of times (median over repeats), the floor (the operations of the
-segments over those of the plain runs) and the memory of the caches. No weights are needed: time does not depend on them.
+segments over those of the plain runs) and the memory of the caches. Weights are random: time does not depend on them.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The examples of the README run."""
+"""The examples of the README and of the pages in docs run."""
 
 import re
 from pathlib import Path
@@ -6,16 +6,21 @@ from pathlib import Path
 import pytest
 
 
-def blocks(root: Path) -> list[str]:
-    return re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), flags=re.DOTALL)
+PAGES = ("README.md", "docs/channels.md")
 
 
-def test_every_python_example_runs(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_example_runs(page: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    examples = blocks(root)
+    examples = re.findall(r"```python\n(.*?)```", (root / page).read_text(), flags=re.DOTALL)
     assert examples
+    names: dict[str, object] = {}  # later blocks of a page go on from earlier ones
     for example in examples:
-        exec(compile(example, "README.md", "exec"), {})
+        exec(compile(example, page, "exec"), names)
+
+
+def test_every_page_is_tested(root: Path) -> None:
+    assert {f"docs/{path.name}" for path in (root / "docs").glob("*.md")} | {"README.md"} == set(PAGES)
 
 
 def test_every_file_that_it_shows_is_there(root: Path) -> None:
