@@ -22,8 +22,8 @@ BATCHED = (
     "measured in batches."
 )
 PADDED = (
-    f"{FLOAT}; for a model that ignores position_ids or the attention mask, generate and record with batch_size=1, "
-    "where nothing is padded, and pass those runs."
+    f"{FLOAT}; batches are padded wherever a model writes or is recorded, so its forward must honour attention_mask "
+    "and position_ids."
 )
 IDENTITY = (
     f"{FLOAT}; a decoder that does more than run its blocks on the residual stream cannot be taken up in between."

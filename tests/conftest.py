@@ -129,6 +129,20 @@ def bpe_tokenizer() -> Any:
 
 ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {"num_key_value_heads": 1}),
+    "llama3": (
+        "Llama",
+        {
+            "num_key_value_heads": 1,
+            "rope_parameters": {
+                "rope_type": "llama3",
+                "rope_theta": 10000.0,
+                "factor": 4.0,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": 16,
+            },
+        },
+    ),
     "mistral": ("Mistral", {"num_key_value_heads": 1, "head_dim": 16, "sliding_window": 6}),
     "qwen2": ("Qwen2", {"num_key_value_heads": 1}),
     "qwen3": ("Qwen3", {"num_key_value_heads": 1, "head_dim": 16}),
