@@ -3,7 +3,7 @@
 FOLDER is what `truth_models.py` wrote: models whose wires are forced by cuts, which stay on while scored. Beside
 them stand the hand-set organisms. First table: a row a model, target and variable, with the wire that is built in and
 the shares that `channels` finds. Second table: what the published alternatives (`alternatives.py`), which give one
-figure a model, say of the same models at the answer.
+figure a model, say of the same models at the answer. Between them: the ledger of chains whose steps were removed.
 """
 
 import argparse
@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+import truth_tasks  # noqa: F401 - makes known the task that the cards name
 from alternatives_table import state_columns, text_columns
 from tqdm import tqdm
+from transformers.utils import logging
 
 import loadbearing as lb
 from loadbearing.analyses.cells import WIRES
@@ -70,24 +72,38 @@ def published(name: str, model: Any, cot: str) -> dict[str, Any]:
         return {"model": name, "not computed": str(reason)}
 
 
+def chained(name: str, model: Any) -> dict[str, Any]:
+    """What the ledger says of a chain whose first steps were removed."""
+    steps = 3 - int(name.rpartition("-")[2])
+    found = lb.analyses.ledger(model, model.task.problems(PROBLEMS))
+    share, low, high = found.serial_share()
+    told = {"serial share": share, "low": low, "high": high, "depth": found.depth()}
+    return {"model": name, "steps": steps, "built-in depth": steps - 1, **told}
+
+
 def main() -> None:
-    """Print both tables."""
+    """Print all tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=Path, required=True, help="the folder that truth_models.py wrote")
     parser.add_argument("--out", type=Path, help="also write the first table here, and the second beside it")
     given = parser.parse_args()
     torch.set_num_threads(1)
+    logging.disable_progress_bar()
     rows = [handset(name) for name in HANDSET]
     others: list[dict[str, Any]] = []
+    chains: list[dict[str, Any]] = []
     for name, model, wires, cot in tqdm(list(trained(given.models)), desc="models"):
         rows += scored(name, model, wires, cot)
-        if "answer" in wires or "onset" in wires:
+        if "answer" in wires:
             others.append(published(name, model, cot))
+        if name.startswith("internalised") and wires:
+            chains.append(chained(name, model))
     own, alternatives = pd.DataFrame(rows), pd.DataFrame(others)
     print(own.to_string(index=False, float_format="{:.3f}".format, na_rep="-"))
     shown = own[~own["status"].str.startswith("withheld")]
     withheld = len(own) - len(shown)
     print(f"\nlargest error of a share: {shown['error'].max():.3f} over {len(shown)} rows; withheld: {withheld}\n")
+    print(pd.DataFrame(chains).to_string(index=False, float_format="{:.2f}".format, na_rep="-"), end="\n\n")
     print(alternatives.set_index("model").T.to_string(float_format="{:.2f}".format, na_rep="-"))
     if given.out is not None:
         own.to_csv(given.out, index=False)
