@@ -193,18 +193,18 @@ class Channels(Result):
             rates = np.where(known, kept, 0).sum((0, 1)) / np.where(known.sum((0, 1)), known.sum((0, 1)), np.nan)
             for term, rate in zip(TERMS, rates, strict=True):
                 yield {"outcome": name, "quantity": "cell", "term": term, "estimate": float(rate)}
-        for term, entropy in zip(TERMS, self.entropy[rows].mean((0, 1)), strict=True):
+        for term, entropy in zip(TERMS, _cell_means(self.entropy[rows]), strict=True):
             yield {"outcome": "entropy", "quantity": "cell", "term": term, "estimate": float(entropy)}
-        for term, far in zip(TERMS, self.distance[rows].mean((0, 1)), strict=True):
+        for term, far in zip(TERMS, _cell_means(self.distance[rows]), strict=True):
             yield {"outcome": "distance from natural runs", "quantity": "cell", "term": term, "estimate": float(far)}
         for wire, least in zip(WIRES, self.detectable(variable), strict=True):
             yield {"outcome": "log-odds", "quantity": "detectable share", "term": wire, "estimate": float(least)}
         yield from self._gold_rows(variable, status)
         third = self.third(variable)
         yield {"outcome": "null: third answer, p", "quantity": "total", "term": "any", "estimate": third}
-        differ = float(self.cots_differ[rows].mean())
+        differ = self.differing(variable)
         yield {"outcome": "CoTs differ", "quantity": "rate", "term": "tokens", "estimate": differ}
-        if differ and not status.startswith("withheld"):
+        if differ > 0 and not status.startswith("withheld"):
             within = self.estimates(variable, differing=True)
             numbers = {b: float(within.get("log-odds", "share", b)[2]) for b in ("estimate", "low", "high")}
             yield {"outcome": "log-odds, CoTs differ", "quantity": "share", "term": "tokens", **numbers, "n": within.n}
@@ -256,33 +256,39 @@ class Channels(Result):
             row["one pass gives"] = "1.00 / 0.00 / 0.00"
             row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
             rows.append(
-                {**row, "CoTs differ": self.cots_differ[self.select(variable)].mean(), "n": found.n, "status": status}
+                {**row, "CoTs differ": self.differing(variable), "n": found.n, "status": status}
             )
         return pd.DataFrame(rows)
+
+    def differing(self, variable: str) -> float:
+        """The share of pairs whose CoTs differ before the target; NaN where there is no pair."""
+        differ = self.cots_differ[self.select(variable)]
+        return float(differ.mean()) if len(differ) else np.nan
 
     def third(self, variable: str) -> float:
         """The null of a third problem's answer scored as the donor's: the largest mean change of its probability by any
         cell. Changes are taken without their sign, since both directions together would cancel them."""
         p = np.exp(self.log_p[self.select(variable), ..., 2])
-        return float(np.abs(p - p[..., :1]).mean(axis=(0, 1)).max())
+        return float(_cell_means(np.abs(p - p[..., :1])).max())
 
     def notes(self) -> dict[str, str]:
         """What stands beside every table: how the runs behaved, the nulls, the other boundary, the gates."""
         facts = self.manifest.circumstance
         names = [*self.variables, *([SUMMARY] if self.early else [])]
-        third = max(map(self.third, self.variables))
+        third = np.nanmax(list(map(self.third, self.variables)))
         shown = {
             "accuracy": f"{facts['accuracy']:.3f}",
             **{f"one-pass accuracy, opened by {t!r}": f"{a:.3f}" for t, a in facts.get("one_pass", {}).items()},
             "generated = replayed": f"{facts['replayed']:.3f}",
-            "onset": f"{facts['onset']['slot']}, its value = the final answer: {facts['onset']['agreement']:.3f}",
+            "scored slot": str(facts["onset"]["slot"]),
+            "its value = the final answer": f"{facts['onset']['agreement']:.3f}",
             "null: own donor": f"{facts['self_donor']:.1g} nats",
             "null: a third problem's answer as the donor's": f"{third:.1g} in probability",
         }
         if facts["distractor"] is not None:
             shown["null: a variable that the answer does not depend on"] = f"{facts['distractor']:.1g} nats"
-        shown["smallest share that the pairs would show"] = f"{np.nanmax(self.detectable(names[-1])):.2f}"
-        far = self.distance[self.select(names[-1])][..., list(MIXED)].mean((0, 1))
+        shown["smallest share that the pairs would show"] = f"{np.max(self.detectable(names[-1])):.2f}"
+        far = _cell_means(self.distance[self.select(names[-1])])[list(MIXED)]
         if not np.isnan(far).all():
             shown["reader in mixed cells, distance from natural runs (theirs: 1)"] = f"at most {np.nanmax(far):.1f}"
         through = self.estimates(names[-1])
@@ -294,3 +300,8 @@ class Channels(Result):
         if facts["dropped"]:
             shown["pairs dropped"] = str(facts["dropped"])
         return shown
+
+
+def _cell_means(values: NDArray[Any]) -> NDArray[Any]:
+    """Means over pairs and directions; NaN where there is no pair."""
+    return np.asarray(values.mean(axis=(0, 1))) if len(values) else np.full(values.shape[-1], np.nan)

@@ -109,6 +109,9 @@ def test_targets_within_the_chain(organism: Callable[[str], Any]) -> None:
         "recipient and donor state the same value at the target": 8
     }
     assert found.status("operand.4").startswith("withheld: a")
+    assert found.table().set_index("variable").loc["operand.4", "tokens"] == "-"
+    assert found.frame().query("variable == 'operand.4'")["n"].max() == 0
+    assert found.notes()["pairs dropped"]
     with pytest.raises(InputError, match="no CoT before the onset"):
         lb.analyses.channels(model, model.task.pairs(4), target="step.1")
 
