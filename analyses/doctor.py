@@ -3,6 +3,7 @@
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,20 +12,24 @@ from jaxtyping import Float, Int
 
 from ..core import InputError, Manifest, Result, circumstance
 from ..hooks import Mode, Model, Run, generate
-from ..hooks.format import tokenize
+from ..hooks.format import render_prompt, tokenize
 from ..hooks.gates import VERDICTS, Gate, enforce
 from ..hooks.support import check_spliceable
-from ..tasks import Pairs, Piece, Questions
+from ..tasks import Pair, Pairs, Piece, Questions
 from .eight import eight_cells, plain_log_p
 from .gates import GATE_PAIRS, SPLICE_GATES, SPLICING, effect_of, plain_gates, site_gates, splice_gates
 from .targets import Aim
 
-# Two prompts that differ in one word, and so in the answer; the sentences around them differ in length.
+# Prompts that differ in one word, and so in the answer; the sentences around it differ in length. Which words have
+# equal token counts depends on the tokenizer.
 _OWN = (
-    ("What is {} + 30?", ("12", "42"), ("41", "71")),
-    ("A box holds {} red and 20 blue balls. How many balls are in the box?", ("10", "30"), ("50", "70")),
-    ("Which animal says {}?", ("miaow", "cat"), ("woof", "dog")),
-    ("The capital of {} is a city in Europe. Which one is it?", ("France", "Paris"), ("Spain", "Madrid")),
+    ("What is {} + 30?", (("12", "42"), ("41", "71"), ("7", "37"), ("8", "38"))),
+    ("A box holds {} red and 20 blue balls. How many?", (("10", "30"), ("50", "70"), ("3", "23"), ("6", "26"))),
+    ("Which animal says {}?", (("miaow", "cat"), ("woof", "dog"), ("moo", "cow"), ("oink", "pig"))),
+    (
+        "The capital of {} is a city in Europe. Which one is it?",
+        (("France", "Paris"), ("Spain", "Madrid"), ("Italy", "Rome"), ("Greece", "Athens")),
+    ),
 )
 
 
@@ -92,12 +97,17 @@ def doctor(
     """
     began = time.perf_counter()
     if pairs is None:
-        pairs = model.task.pairs(GATE_PAIRS) if model.task is not None else own_questions().pairs(len(_OWN))
-    problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))[: 4 * GATE_PAIRS]
-    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        pairs = model.task.pairs(GATE_PAIRS) if model.task is not None else own_questions()
     mode: Mode = "cot" if model.supports("cot") else "answer-only"
+    few = _exchangeable(model, pairs, mode)
+    problems = list(dict.fromkeys(problem for pair in few for problem in (pair.recipient, pair.donor)))
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     runs = generate(model, problems, mode, max_answer_tokens=8, progress=progress, **limits)
-    aims = _aims(model, pairs, runs.by_problem())
+    by = runs.by_problem()
+    aims = [
+        (_aim(model, by[pair.recipient.key], 2 * i), _aim(model, by[pair.donor.key], 2 * i + 1))
+        for i, pair in enumerate(few)
+    ]
     texts = [aim.head + aim.cot for pair in aims for aim in pair][:GATE_PAIRS]
     answers = [aim.answer for pair in aims for aim in pair]
     spliced, effect = _splice(model, aims)
@@ -122,37 +132,41 @@ def doctor(
     )
 
 
-def own_questions() -> Questions:
-    """Pairs of short questions in plain English, one word apart, for a model that brings no task."""
+def own_questions() -> Pairs:
+    """Pairs of short questions in plain English, one word apart, for a model that brings no task: one of each first."""
     task = Questions("doctor")
-    for number, (text, *sides) in enumerate(_OWN):
-        for side, (word, answer) in enumerate(sides):
-            task.add(f"{number}.{side}", text.format(word), answer, partner=f"{number}.{1 - side}")
-    return task
+    for number, (text, words) in enumerate(_OWN):
+        for word, answer in words:
+            task.add(f"{number}.{word}", text.format(word), answer)
+    by = {problem.key: problem for problem in task.problems(sum(len(words) for _, words in _OWN))}
+    items = [
+        Pair(by[f"{number}.{words[one][0]}"], by[f"{number}.{words[other][0]}"], "question")
+        for one, other in combinations(range(4), 2)
+        for number, (_, words) in enumerate(_OWN)
+    ]
+    return Pairs(tuple(items), task)
 
 
-def _aims(model: Model, pairs: Pairs, runs: Mapping[str, Run]) -> list[tuple[Aim, Aim]]:
-    """Runs cut before their answer: the gold answer is scored after what the model wrote, cut to unequal lengths."""
-    aims: list[tuple[Aim, Aim]] = []
+def _exchangeable(model: Model, pairs: Pairs, mode: Mode) -> list[Pair]:
+    """The first pairs whose prompts have equal token counts and whose gold answers differ."""
+    found: list[Pair] = []
     for pair in pairs:
-        one, other = (
-            _aim(model, runs[problem.key], short=2 * len(aims) + side)
-            for side, problem in enumerate((pair.recipient, pair.donor))
-            if problem.key in runs
-        )
-        if len(one.head) == len(other.head) and one.answer != other.answer:
-            aims.append((one, other))
-        if len(aims) == GATE_PAIRS:
+        sides = (pair.recipient, pair.donor)
+        one, other = (len(render_prompt(model.tokenizer, model.format, problem, mode).ids) for problem in sides)
+        if one == other and pair.recipient.answer != pair.donor.answer:
+            found.append(pair)
+        if len(found) == GATE_PAIRS:
             break
-    if not aims:
+    if not found:
         raise InputError(
             "no pair to measure: expected two prompts of equal token count and with different answers; pass pairs of a "
             "task that fits the tokenizer (--task)"
         )
-    return aims
+    return found
 
 
 def _aim(model: Model, run: Run, short: int) -> Aim:
+    """A run cut before its answer, `short` tokens of what the model wrote left out; the gold answer is scored."""
     head = run.tokens("prompt"), run.tokens("open") if "open" in run.spans else ()
     cot = run.tokens("cot") if "cot" in run.spans else ()
     answer = tokenize(model.tokenizer, [Piece(" " + run.problem.answer)]).ids

@@ -132,7 +132,7 @@ def site_gates(
 
     def identity() -> Gate:
         check_spliceable(model)
-        error = float(np.max([identity_error(model, text, tokens) for text in texts]))
+        error = float(np.max([identity_error(model, text, tokens) for text in texts[:2]]))
         return judge("identity patch = 0", error, effect, IDENTITY, "patch")
 
     def additive() -> Gate:

@@ -76,9 +76,9 @@ def aims_of(model: Any) -> list[tuple[Aim, Aim]]:
 
     def aim(key: str) -> Aim:
         run = runs[key]
-        parts = [run.tokens(name) if name in run.spans else () for name in ("prompt", "open", "cot", "cue")]
+        prompt, opened, cot, cue = (run.tokens(name) for name in ("prompt", "open", "cot", "cue"))
         answer = tuple(model.tokenizer(run.problem.answer, add_special_tokens=False)["input_ids"])
-        return Aim(*parts, answer=answer, end=None, value=run.problem.answer, written={})
+        return Aim(prompt, opened, cot, cue, answer, None, run.problem.answer, {})
 
     return [(aim(f"{number}.0"), aim(f"{number}.1")) for number in range(len(PAIRS))]
 
