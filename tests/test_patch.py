@@ -9,9 +9,9 @@ import torch
 
 import loadbearing as lb
 from loadbearing.core import InputError
+from loadbearing.hooks.cache import forward_segment
 from loadbearing.hooks.resume import resume
 from loadbearing.hooks.sites import Site
-from loadbearing.hooks.cache import forward_segment
 
 
 def first_token_odds(logits: torch.Tensor, donor: int, recipient: int) -> torch.Tensor:
