@@ -255,9 +255,7 @@ class Channels(Result):
             row["a chain gives"] = " / ".join(f"{share + 0.0:.2f}" for share in chain.round(2)) if told else "-"
             row["one pass gives"] = "1.00 / 0.00 / 0.00"
             row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
-            rows.append(
-                {**row, "CoTs differ": self.differing(variable), "n": found.n, "status": status}
-            )
+            rows.append({**row, "CoTs differ": self.differing(variable), "n": found.n, "status": status})
         return pd.DataFrame(rows)
 
     def differing(self, variable: str) -> float:

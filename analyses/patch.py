@@ -18,6 +18,7 @@ from ..hooks.format import decode
 from ..hooks.gates import enforce, judge
 from ..hooks.resume import resume
 from ..hooks.sites import Site
+from ..hooks.support import check_spliceable
 from ..tasks import Pairs
 from .patch_table import PatchMap
 from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
@@ -99,6 +100,7 @@ def _rows(
     model: Model, pairs: Pairs, mode: Mode, target: str, cot: Any, progress: bool
 ) -> tuple[list[tuple[Row, Row, str]], Onset | None, dict[str, int]]:
     """The pairs of runs that align, cut at the target, and why the others were left out."""
+    check_spliceable(model)
     if not len(pairs):
         raise InputError("no pairs to measure")
     problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))

@@ -65,7 +65,7 @@ def test_from_generate_to_figure(model: Any, task: Any, runs: Any, tmp_path: Pat
     found = lb.analyses.channels(model, pairs, cot=runs, target="answer")
     facts = found.manifest.circumstance
     assert facts["left_out"] == {"no counterfactual partner": 1}
-    assert {gate["verdict"] for gate in facts["gates"] } == {"pass"}
+    assert {gate["verdict"] for gate in facts["gates"]} == {"pass"}
     assert max(gate["measured"] for gate in facts["gates"][:3]) < 1e-4
     assert found.log_p.shape == (len(found.variable), 2, N_CELLS, 3)
     assert np.isfinite(found.log_p).all()

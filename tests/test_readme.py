@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-
 PAGES = ("README.md", "docs/channels.md")
 
 
