@@ -293,6 +293,8 @@ class Channels(Result):
         moved = through.get("log-odds", "share")[0] - through.get("open with the CoT", "share")[0]
         if not np.isnan(moved):
             shown["direct share that passes through `open`"] = f"{moved + 0.0:.3f}"
+        if "cache_gigabytes_a_pair" in facts:
+            shown["caches of a pair"] = f"{1000 * facts['cache_gigabytes_a_pair']:.3g} MB"
         passed = sum(gate["verdict"] == "pass" for gate in facts["gates"])
         shown["gates passed"] = f"{passed} of {len(facts['gates'])}"
         if facts["dropped"]:

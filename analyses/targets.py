@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 from ..core import InputError
@@ -137,6 +138,7 @@ def cut(run: Run, onset: Onset, target: str, model: Model) -> Aim | str:
         return "the chain of thought was cut off or is empty"
     if run.answer is None and not target.startswith("step."):
         return "no answer that the task can read"
+    _check_spans(run)
     place = _place(run, onset, model)
     if isinstance(place, str):
         return place
@@ -160,6 +162,21 @@ def cut(run: Run, onset: Onset, target: str, model: Model) -> Aim | str:
         value=value,
         written={k: v for k, v in run.values.items() if k < before},
     )
+
+
+def _check_spans(run: Run) -> None:
+    """Segments that a run of ours always has in this order; runs put together by hand may not."""
+    order = [run.spans[name] for name in ("prompt", "open", "cot", "cue") if name in run.spans]
+    if "cot" not in run.spans or run.spans["cot"][0] >= run.spans["cot"][1]:
+        raise InputError(f"the run of {run.problem.key!r} has no chain of thought: its span `cot` is empty")
+    for (_, stop), (start, _) in pairwise(order):
+        if stop != start:
+            told = ", ".join(
+                f"{name} {run.spans[name]}" for name in ("prompt", "open", "cot", "cue") if name in run.spans
+            )
+            raise InputError(
+                f"the run of {run.problem.key!r}: spans overlap or leave a gap ({told}); expected one after the other"
+            )
 
 
 def _place(run: Run, onset: Onset, model: Model) -> tuple[int, int, str, int | None] | str:

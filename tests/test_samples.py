@@ -197,3 +197,22 @@ def test_an_answer_that_begins_the_other_is_dropped_without_a_common_end(tiny: C
 
     with pytest.raises(InputError, match="one answer is the beginning of the other, and they do not end in the same"):
         lb.analyses.channels(model, task.pairs(1), cot=edited(runs, answered), target="answer")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {**s, "cot": (s["cot"][0], s["cot"][0])}, "has no chain of thought: its span `cot` is empty"),
+        (
+            lambda s: {**s, "cot": (s["cot"][0] - 2, s["cot"][1])},
+            r"spans overlap or leave a gap \(prompt .*cot .*\); exp",
+        ),
+    ],
+)
+def test_a_cot_that_is_empty_or_overlaps_the_prompt_is_refused(
+    change: Callable[[Any], Any], message: str, sft: Any
+) -> None:
+    pairs = sft.task.pairs(2, vary="operand.1")
+    runs = lb.hooks.generate(sft, [p for pair in pairs for p in (pair.recipient, pair.donor)])
+    with pytest.raises(InputError, match=message):
+        lb.analyses.channels(sft, pairs, cot=edited(runs, lambda run: replace(run, spans=change(run.spans))))
