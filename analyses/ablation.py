@@ -43,7 +43,7 @@ def ablation(
     keep: str = "all",
     seed: int = 0,
     batch_size: int = 64,
-    memory: float = 2.0,
+    memory: float = 0.5,
     max_new_tokens: int = 256,
     progress: bool = False,
 ) -> Ablation:

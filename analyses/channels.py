@@ -33,7 +33,7 @@ def channels(
     boundary: bool | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    memory: float = 2.0,
+    memory: float = 0.5,
     max_new_tokens: int = 256,
     progress: bool = False,
 ) -> Channels:
@@ -45,7 +45,7 @@ def channels(
     keep: "all", or "correct": only pairs in which both answers are the gold ones
     open: another text that opens the answer-only run, whose accuracy is printed beside
     boundary: also measure with the opening text counted with the CoT (default: where the target is the onset)
-    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most
+    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most (on a CPU more is not faster)
 
     Raises InputError for pairs of unequal prompt length or equal answers, and where no pair is left; GateError where
     splicing does not reproduce the plain run. Problems without a partner: see `ablation`. Source of the estimand: the

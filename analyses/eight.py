@@ -46,7 +46,7 @@ def eight_cells(
     more: Sequence[Sequence[Third]] | None = None,
     open_with_cot: bool = False,
     batch_size: int = 64,
-    memory: float = 2.0,
+    memory: float = 0.5,
     edit: Callable[[Caches, Sequence[Key]], None] | None = None,
     progress: bool = False,
 ) -> Scores:
@@ -56,7 +56,7 @@ def eight_cells(
     `[KV_P(D), KV_C(R, T)]`. Both directions of a pair are the same eight cells. A third answer of None scores NaN.
 
     more: further answers to score, a row a pair; open_with_cot: count the opening text with the CoT, not the prompt
-    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most
+    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most (on a CPU more is not faster)
     edit: changes the prompts' caches (keys `("P", pair, side)`) before anything is run over them
     """
     if not aims:
