@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -50,9 +51,10 @@ def ablation(
     """Leave only some wires on, the others at a baseline: v(S) = log p(own answer) with the wires in S as they were.
 
     baseline: what direct and relay see instead of the prompt: "neutral" (a pass over a prompt of equal length whose
-        variables, or all of whose words, are `filler`), "mean" (keys and values averaged over the problems of the same
-        prompt length, position by position: at equal positions it does not matter whether before or after rotation) or
-        "zero". Position 0, the attention sink, is never averaged or zeroed. Relay is recomputed over that prompt.
+        variables are `filler`, or, where the task names none, all that prompts do not share at their start and end),
+        "mean" (keys and values averaged over the problems of the same prompt length, position by position: at equal
+        positions it does not matter whether before or after rotation) or "zero". Position 0, the attention sink, is
+        never averaged or zeroed. Relay is recomputed over that prompt.
     text: what tokens are instead of the CoT, at its length: "filler", "shuffled" (its own tokens) or "repeated" (one)
 
     No donor's answer competes here, so nothing is said about shares: a loss tells that a wire was used, and a wire that
@@ -80,7 +82,11 @@ def ablation(
         raise InputError(f"no problem is left for target {target!r}: {count_reasons(dropped)}")
     fill = tokenize(model.tokenizer, [Piece(filler)]).ids[-1]
     rng = np.random.default_rng(seed)
-    pairs = [(_off(run, aim, baseline, text, fill, rng), aim) for run, aim in rows]
+    shared = _shared([aim.prompt for _, aim in rows])
+    pairs = [(_off(run, aim, (baseline, text), fill, shared, rng), aim) for run, aim in rows]
+    unchanged = sum(off.cot == aim.cot for off, aim in pairs)
+    if unchanged == len(pairs):
+        raise InputError(f"text={text!r} leaves every chain of thought as it is: take another baseline for the text")
     limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
     scores = eight_cells(model, pairs, [None] * len(pairs), edit=edit, **limits)
     gate = _gate(model, rows, scores.log_p[..., 1])
@@ -90,11 +96,12 @@ def ablation(
     own = np.array([[aim.value] for _, aim in rows], dtype=object)
     keys = list(dict.fromkeys(run.problem.key for run, _ in rows))
     facts = {"seed": seed, "asked": len(runs), "dropped": count_reasons(dropped), "gates": [gate.asdict()]}
+    facts |= {"accuracy": runs.accuracy, "text_unchanged": unchanged}
     how = {"task": task.spec, "target": target, "baseline": baseline, "text": text, "filler": filler, "keep": keep}
     how |= {"cot": cot if isinstance(cot, str) else "given", **drawn}
     return Ablation(
         coords={"cell": tuple(range(N_CELLS)), "problem": tuple(keys)},
-        manifest=Manifest({**model.identity(), **how}, circumstance(began, **facts, accuracy=runs.accuracy)),
+        manifest=Manifest({**model.identity(), **how}, circumstance(began, **facts)),
         unit=np.array([keys.index(run.problem.key) for run, _ in rows]),
         log_p=scores.log_p[..., 1],
         kept=(said == own).astype(float),
@@ -125,8 +132,21 @@ def _own(model: Model, runs: Runs, target: str, keep: str) -> tuple[list[tuple[R
     return rows, dropped
 
 
-def _off(run: Run, aim: Aim, baseline: str, text: str, fill: int, rng: np.random.Generator) -> Aim:
+def _shared(prompts: Sequence[tuple[int, ...]]) -> tuple[int, int]:
+    """How many tokens all prompts share at their start (one at least) and end: these say nothing of a problem."""
+
+    def length(rows: Sequence[tuple[int, ...]]) -> int:
+        return len(list(takewhile(lambda column: len(set(column)) == 1, zip(*rows, strict=False))))
+
+    start = max(1, length(prompts))
+    if start >= min(map(len, prompts)):
+        return 1, 0  # one prompt only
+    return start, min(length([prompt[::-1] for prompt in prompts]), min(map(len, prompts)) - start)
+
+
+def _off(run: Run, aim: Aim, how: tuple[str, str], fill: int, shared: tuple[int, int], rng: np.random.Generator) -> Aim:
     """The run with every wire at its baseline; mean and zero edit the prompt's cache, not its tokens."""
+    baseline, text = how
     in_cot = run.spans["cue"][0] >= len(aim.head + aim.cot)  # the reader is a token of the CoT, not the cue
     words = aim.cot if in_cot else aim.body
     if text == "filler":
@@ -140,7 +160,7 @@ def _off(run: Run, aim: Aim, baseline: str, text: str, fill: int, rng: np.random
     prompt = list(aim.prompt)
     if baseline == "neutral":
         named = [run.spans[name] for name in run.problem.task.inputs if name in run.spans]
-        for start, stop in named or [(1, len(prompt))]:
+        for start, stop in named or [(shared[0], len(prompt) - shared[1])]:
             prompt[start:stop] = [fill] * (stop - start)
     body, reader = (changed[:-1], changed[-1:]) if in_cot else (changed, aim.reader)
     return replace(aim, prompt=tuple(prompt), body=body, reader=reader)

@@ -167,6 +167,32 @@ def test_samples_and_kept_problems(sft: Any) -> None:
     assert found.frame()["n"].unique().tolist() == [5]
 
 
+def test_a_neutral_prompt_keeps_what_all_prompts_share(tiny: Callable[[str], Any]) -> None:
+    """A task that names no variables: the template around a question says nothing of it, and stays."""
+    from loadbearing.analyses.ablation import _off, _shared
+    from loadbearing.analyses.targets import cut, resolve_target
+
+    model = tiny("llama")
+    task = lb.tasks.Questions("sums")
+    for name, text in (("a", "3 + 4 + 1 mod 10"), ("b", "3 + 5 + 2 + 2 mod 10")):
+        task.add(name, text, "8", cot=" 7 8")
+    runs = lb.hooks.replay(model, task.problems(2), [" 7 8", " 8 9"], max_answer_tokens=1)
+    runs = edited(runs, lambda run: replace(run, answer="8"))
+    aims: list[Any] = [cut(run, resolve_target("answer", runs), "answer", model) for run in runs]
+    shared = _shared([aim.prompt for aim in aims])
+    rng = np.random.default_rng(0)
+    off = _off(runs[1], aims[1], ("neutral", "shuffled"), 9, shared, rng)
+    assert off.prompt == (*aims[1].prompt[:3], *[9] * 5, *aims[1].prompt[-2:])  # "<bos> 3 +" and "mod 10" stay
+    assert off.body == aims[1].body[::-1]
+    assert _shared([aims[0].prompt]) == (1, 0)
+
+
+def test_a_text_baseline_that_changes_nothing_is_refused(organism: Callable[[str], Any]) -> None:
+    model = organism("copy-tokens")
+    with pytest.raises(InputError, match="text='shuffled' leaves every chain of thought as it is: take another"):
+        lb.analyses.ablation(model, model.task.problems(8), text="shuffled", target="answer")
+
+
 # Bad input.
 
 
