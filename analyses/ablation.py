@@ -22,11 +22,11 @@ from .ablation_table import Ablation
 from .cells import N_CELLS
 from .eight import Key, eight_cells, plain_log_p
 from .gates import ADVICE, GATE_PAIRS
+from .prepare import KEEP
 from .targets import Aim, cot_runs, count_reasons, cut, resolve_target
 
 BASELINES = ("neutral", "mean", "zero")
 TEXTS = ("filler", "shuffled", "repeated")
-KEEP = ("all", "correct")
 FEWEST = 8  # problems of one prompt length, for a mean
 
 

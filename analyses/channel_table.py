@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from ..core import Result, check_name
 from .cells import MIXED, TERMS, WIRES, shares, total
 from .estimates import OUTCOMES, Estimates, estimate, per_unit
-from .interval import bootstrap_interval, interval_text
+from .interval import bootstrap_interval, detectable, interval_text
 
 SUMMARY = "mean"
 PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
@@ -229,15 +228,10 @@ class Channels(Result):
             }
 
     def detectable(self, variable: str = SUMMARY) -> NDArray[Any]:
-        """The smallest share of direct, relay and tokens that so many pairs would show with power 0.8 at level 0.05.
-
-        (1.96 + 0.84) standard errors, from the interval's width; and, since a wire used in a few pairs only may miss
-        the sample, no less than the share of pairs that n pairs miss with a chance of 0.05: 1 - 0.05^(1/n).
-        """
+        """The smallest shares of direct, relay and tokens that so many pairs would show (see `interval.detectable`)."""
         found = self.estimates(variable)
-        width = found.get("log-odds", "share", "high") - found.get("log-odds", "share", "low")
-        missed = 1 - 0.05 ** (1 / found.n) if found.n else np.nan
-        return np.asarray(np.fmax(width / (2 * norm.ppf(0.975)) * (norm.ppf(0.975) + norm.ppf(0.8)), missed))
+        low, high = (found.get("log-odds", "share", bound) for bound in ("low", "high"))
+        return np.asarray(detectable(high - low, found.n))
 
     def table(self) -> pd.DataFrame:
         """A row a variable: shares with intervals, the shares that the program predicts for a chain, status, pairs."""
@@ -276,7 +270,7 @@ class Channels(Result):
         third = np.nanmax(list(map(self.third, self.variables)))
         shown = {
             "accuracy": f"{facts['accuracy']:.3f}",
-            **{f"one-pass accuracy, opened by {t!r}": f"{a:.3f}" for t, a in facts.get("one_pass", {}).items()},
+            **{f"one-pass accuracy, opened by {t!r}": f"{a:.3f}" for t, a in facts["one_pass"].items()},
             "generated = replayed": f"{facts['replayed']:.3f}",
             "scored slot": str(facts["onset"]["slot"]),
             "its value = the final answer": f"{facts['onset']['agreement']:.3f}",
@@ -293,8 +287,7 @@ class Channels(Result):
         moved = through.get("log-odds", "share")[0] - through.get("open with the CoT", "share")[0]
         if not np.isnan(moved):
             shown["direct share that passes through `open`"] = f"{moved + 0.0:.3f}"
-        if "cache_gigabytes_a_pair" in facts:
-            shown["caches of a pair"] = f"{1000 * facts['cache_gigabytes_a_pair']:.3g} MB"
+        shown["caches of a pair"] = f"{1000 * facts['cache_gigabytes_a_pair']:.3g} MB"
         passed = sum(gate["verdict"] == "pass" for gate in facts["gates"])
         shown["gates passed"] = f"{passed} of {len(facts['gates'])}"
         if facts["dropped"]:

@@ -86,7 +86,7 @@ def channels(
         "self_donor": self_donor(model, cuts.aims, thirds),
         "distractor": _distractor(model, pairs, cot, target, seed) if isinstance(cot, str) else None,
         "device": str(model.device),
-        "cache_gigabytes_a_pair": max(memory_of(model, pair) for pair in cuts.aims) / 1e9,
+        "cache_gigabytes_a_pair": memory_of(model, cuts.aims) / 1e9,
     }
     how = {"task": pairs.task.spec, "target": target, "cot": cot if isinstance(cot, str) else "given"}
     return Channels(

@@ -90,8 +90,7 @@ def relay_by_position(
     max_new_tokens: int = 256,
     progress: bool = False,
 ) -> RelayByPosition:
-    """Relay by the CoT position that carries it: only the keys and values of one part of the CoT are the donor's, or
-    all but those.
+    """Relay by the CoT position that carries it: only the keys and values of one part of the CoT are the donor's.
 
     Parts are the steps, with what stands before each; where two CoTs have other steps, eight equal stretches.
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from ..core import InputError
 from ..hooks import Model
 from ..hooks.cache import Caches, forward_segment
 from ..hooks.format import decode
@@ -60,8 +61,8 @@ def eight_cells(
     edit: changes the prompts' caches (keys `("P", pair, side)`) before anything is run over them
     """
     if not aims:
-        raise ValueError("no pairs to run")
-    size = max(1, min(batch_size, int(memory * 1e9 / max(memory_of(model, pair) for pair in aims))))
+        raise InputError("no pairs to run")
+    size = max(1, min(batch_size, int(memory * 1e9 / memory_of(model, aims))))
     longest = max(len(aim.answer) for pair in aims for aim in pair)  # what a mixed cell says may be longer than its own
     answers = [answers_of(pair, [thirds[i], *(more[i] if more else ())]) for i, pair in enumerate(aims)]
     parts: list[Scores] = []
@@ -72,14 +73,12 @@ def eight_cells(
     return Scores(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Scores)))
 
 
-def memory_of(model: Model, pair: tuple[Aim, Aim]) -> float:
-    """The bytes that the caches of one pair take at their peak: what is kept, and the eight readers' own copies."""
-    _, layers = forward_segment(model, torch.tensor([pair[0].head[:1]], device=model.device))
+def memory_of(model: Model, aims: Sequence[tuple[Aim, Aim]]) -> float:
+    """The bytes that the caches of the largest pair take at their peak: what is kept, and the readers' own copies."""
+    _, layers = forward_segment(model, torch.tensor([aims[0][0].head[:1]], device=model.device))
     position = sum(part.numel() * part.element_size() for layer in layers for part in layer)
-    head, texts = len(pair[0].head), [len(aim.cot) for aim in pair]
-    kept = 2 * head + 2 * sum(texts)
-    readers = 8 * head + 4 * sum(texts)
-    return float(position * (kept + readers))
+    # Kept: 2 heads, each text twice; copied for the eight readers: 8 heads, each text four times.
+    return float(position * max(10 * len(one.head) + 6 * (len(one.cot) + len(other.cot)) for one, other in aims))
 
 
 @dataclass(frozen=True)

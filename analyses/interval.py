@@ -77,3 +77,16 @@ def rate_interval(rate: float, n: int) -> tuple[float, float]:
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def detectable(width: Any, n: int) -> Any:
+    """The smallest effect that n units would show with power 0.8 at level 0.05, from the width of a 95 % interval.
+
+    (1.96 + 0.84) standard errors; and, since what happens in a few units only may miss the sample, no less than the
+    share of units that n draws miss with a chance of 0.05: 1 - 0.05^(1/n).
+
+    >>> round(float(detectable(0.0, 64)), 3), round(float(detectable(0.14, 64)), 3)
+    (0.046, 0.1)
+    """
+    errors = float(norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(0.8)) / float(2 * norm.ppf((1 + CONFIDENCE) / 2))
+    return np.fmax(width * errors, 1 - (1 - CONFIDENCE) ** (1 / n) if n else np.nan)

@@ -60,7 +60,7 @@ def ledger(
     """
     began = time.perf_counter()
     check_spliceable(model)
-    runs = _runs(model, problems, cot, progress, max_new_tokens)
+    runs = cot_runs(model, problems, cot, progress, max_new_tokens)
     kept, dropped = comparable(runs)
     chosen = _axes(kept, targets, sources)
     texts = Texts.decode(model, kept, chosen[0], batch_size)
@@ -91,15 +91,6 @@ def ledger(
         "step": tuple(f"step.{k}" for k in sorted(kept[0].values)),
     }
     return Ledger(coords=coords, manifest=Manifest(identity, circumstance(began, **facts)), **arrays)
-
-
-def _runs(model: Model, problems: Sequence[Problem], cot: Any, progress: bool, max_new_tokens: int) -> Runs:
-    """The runs of the problems; of given runs, every sample."""
-    runs = cot_runs(model, problems, cot, progress, max_new_tokens)
-    if not isinstance(cot, Runs):
-        return runs
-    keys = {problem.key for problem in problems}
-    return Runs(tuple(run for run in cot if run.problem.key in keys), cot.mode, model)
 
 
 def _has_program(run: Run) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +13,7 @@ from ..tasks import Pair, Pairs, Target
 from .cells import MIXED
 from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
-Keep = Literal["all", "correct"]
+KEEP = ("all", "correct")
 Cut = tuple[Pair, Aim, Aim]
 SAME_VALUE = "recipient and donor state the same value at the target"
 
@@ -69,7 +69,7 @@ def prepare(
     is not the gold one; they do not count as asked for. Raises InputError where no pair is left, and for pairs that no
     run can make right.
     """
-    check_name("keep", keep, ["all", "correct"])
+    check_name("keep", keep, KEEP)
     check_spliceable(model)
     if not len(pairs):
         raise InputError("no pairs to measure")

@@ -68,7 +68,7 @@ def _read(
     for row, (job, own) in enumerate(zip(jobs, answers, strict=True)):
         at = trunk[row] if job.branches else 0
         for c, answer in enumerate(own):
-            places = [at if job.branches else 0]
+            places = [at]
             if job.branches:
                 start = trunk[row] + 1 + sum(map(len, job.branches[:c]))
                 places += range(start, start + len(job.branches[c]))

@@ -119,7 +119,7 @@ def main() -> None:
     low, middle, high = min(ratios), statistics.median(ratios), max(ratios)
     print(f"ratio: median {middle:.2f} (range {low:.2f} to {high:.2f}) of the two plain runs; target <= 2")
     print(f"floor: {floor(given.prompt, given.cot, given.layers, given.width):.2f} (operations of the segments)")
-    print(f"caches: {memory_of(model, aims[0]) / 1e6:.0f} MB a pair")
+    print(f"caches: {memory_of(model, aims) / 1e6:.0f} MB a pair")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import argparse
 import json
 import shutil
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -100,27 +99,11 @@ def held_out(model: Model, known: Known, n: int = 200) -> dict[str, float]:
     return {"cot": runs.accuracy}
 
 
-def check(folder: Path, truth: Mapping[str, Any], n: int = 32) -> list[dict[str, Any]]:
-    """Shares found beside the built-in wire, a row a target and variable."""
-    rows = []
-    for name, told in truth.items():
-        for target, wires in told["truth"].items():
-            if target == "one-pass" or not told["used"]:
-                continue
-            model: Any = lb.hooks.load(folder / name)
-            found = lb.analyses.channels(model, model.task.pairs(n), target=target, cot=told["cot"])
-            for variable, wire in wires.items():
-                shares = found.shares(variable).round(3).tolist()
-                row = {"model": name, "target": target, "variable": variable, "built in": wire}
-                rows.append({**row, "found": shares, "status": found.status(variable)})
-    return rows
-
-
 def main() -> None:
+    """Train what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets a folder a model, and truth.json")
     parser.add_argument("--only", default="", help=f"names joined with commas, of: {', '.join(KNOWN)}")
-    parser.add_argument("--check", action="store_true", help="also measure the channels of every model that was made")
     given = parser.parse_args()
     torch.set_num_threads(1)
     logging.disable_progress_bar()
@@ -133,8 +116,6 @@ def main() -> None:
             truth[name] = make(KNOWN[name], given.out / name)
             listed.write_text(json.dumps(truth, indent=1) + "\n")
         print(name, truth[name]["accuracy"], f"{truth[name]['seconds']} s", "" if truth[name]["used"] else "NOT USED")
-        for row in check(given.out, {name: truth[name]}) if given.check else []:
-            print("  ", *row.values(), flush=True)
 
 
 if __name__ == "__main__":

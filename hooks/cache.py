@@ -145,6 +145,7 @@ def _room_class() -> Any:
             self.keys, self.values = keys[:, :, :before], values[:, :, :before]
 
         def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            """Write the segment into the room."""
             assert self.keys is not None
             start = self.keys.shape[2]
             stop = start + key_states.shape[2]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .cache import Caches, Layers, forward_over
 from .masks import attention_kinds, position_mask
 from .model import Model
+from .support import FAILURES
 
 ALONE = 16  # rows of equal length from which on a batch of their own, without padding, is worth it
 FILLED = 0.8  # the share of a padded batch that must be tokens
@@ -125,7 +126,7 @@ def _measure_padding(model: Model) -> bool:
     alone = torch.cat([_run(model, [Job(job.past, job.ids + job.branches[-1])], caches, 1)[0] for job in jobs])
     try:
         together, _ = _run(model, jobs, caches, 1)
-    except (TypeError, ValueError, RuntimeError, AttributeError, KeyError):
+    except FAILURES:
         return False  # a model that takes no such mask
     limit = max(EXACT, 8 * torch.finfo(next(model.module.parameters()).dtype).eps) * alone.std()
     return bool((together - alone).abs().max() <= limit)

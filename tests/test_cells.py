@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from loadbearing.analyses.cells import MIXED, TERMS, moebius, necessity, shapley, shares, sufficiency, total
+from loadbearing.analyses.interval import bootstrap_interval, detectable
 
 RNG = np.random.default_rng(0)
 DIRECT, RELAY, TOKENS = 1, 2, 4
@@ -64,3 +65,13 @@ def test_names_of_cells() -> None:
     assert TERMS[0] == "none"
     assert TERMS[DIRECT | TOKENS] == "direct+tokens"
     assert set(MIXED) == set(range(8)) - {0, 7}
+
+
+def test_what_is_called_detectable_is_found_four_times_in_five() -> None:
+    rng = np.random.default_rng(0)
+    n, spread = 64, 0.3
+    values = rng.normal(0, spread, (n, 1))
+    low, high = bootstrap_interval((values - values.mean()) * spread / values.std(), lambda means: means)
+    effect = float(detectable(high - low, n)[0])
+    found = [bootstrap_interval(rng.normal(effect, spread, (n, 1)), lambda means: means)[0][0] > 0 for _ in range(150)]
+    assert 0.7 < np.mean(found) < 0.9  # 0.8, within three standard errors of 150 draws
