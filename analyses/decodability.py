@@ -11,7 +11,6 @@ from tqdm import tqdm
 from ..core import InputError, Manifest, circumstance
 from ..hooks import MODES, Mode, Model, generate, record
 from ..probes import RidgeProbe, group_folds, null_log_p, v_information
-from ..probes.ridge import Factors
 from ..tasks import Problem
 from .decodability_table import Decodability
 
@@ -148,11 +147,10 @@ def _fit_cell(
     out = test[who]
     if out.all() or not out.any():
         return
-    factors = Factors.of(X[~out])
     for v, y in enumerate(labels.values()):
-        probe = RidgeProbe().fit(X[~out], y[who[~out]], factors)
+        probe = RidgeProbe().fit(X[~out], y[who[~out]])
         bits[v, who[out]] = v_information(_log_p(probe, X[out], y[who[out]]), -null[v, who[out]])
-        inner[v] = probe.loo_log_loss_
+        inner[v] = probe.held_out_log_loss_
 
 
 def _log_p(probe: RidgeProbe, X: NDArray[Any], y: NDArray[Any]) -> NDArray[Any]:

@@ -1,152 +1,200 @@
-"""A ridge classifier with probabilities; its penalty is chosen by exact leave-one-out, from one factorisation."""
+"""Ridge probes; the penalty is chosen by exact leave-one-out, from one factorisation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+import torch
+from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from .base import TemperedProbe, as_features, as_labels, as_values, as_weights, like
+from .folds import inner_folds
+from .scale import best_scale
+from .subspace import subspace_of
 
 PENALTIES = tuple(10.0**power for power in range(-5, 3))
-SCALES = (1e-2, 1e3)  # bounds of the scale of the scores
 
 
 @dataclass(frozen=True)
 class Factors:
-    """The factorisation of centred features, shared by every target: X - mean = U diag(s) V'."""
+    """The factorisation of centred, weighted features, shared by every target: sqrt(w) (X - mean) = left diag(s) right.
 
-    mean: Float[np.ndarray, " d"]
-    left: Float[np.ndarray, "n rank"]
-    singular: Float[np.ndarray, " rank"]
-    right: Float[np.ndarray, "rank d"]
+    mean `[d]`, left `[n, rank]`, singular `[rank]`, right `[rank, d]`, weights `[n]`
+    """
+
+    mean: Tensor
+    left: Tensor
+    singular: Tensor
+    right: Tensor
+    weights: Tensor
 
     @classmethod
-    def of(cls, X: Float[np.ndarray, "n d"]) -> "Factors":
+    def of(cls, X: Tensor, weights: Tensor) -> "Factors":
         """Factorise features once."""
-        mean = X.mean(axis=0)
-        centred = X - mean
-        if X.shape[0] <= X.shape[1]:
-            left, singular, right = np.linalg.svd(centred, full_matrices=False)
-            return cls(mean, left, singular, right)
+        mean = weights @ X / weights.sum()
+        centred = weights.sqrt()[:, None] * (X - mean)
+        if len(X) <= X.shape[1]:
+            left, singular, right = torch.linalg.svd(centred, full_matrices=False)
+            return cls(mean, left, singular, right, weights)
         # Fewer features than samples: the small Gram matrix is several times cheaper, and the directions that it cannot
         # resolve are far below any penalty.
-        power, vectors = np.linalg.eigh(centred.T @ centred)
-        kept = power > 1e-12 * max(power[-1], 1e-300)
-        singular, right = np.sqrt(power[kept]), vectors[:, kept].T
-        return cls(mean, centred @ right.T / singular, singular, right)
+        power, vectors = torch.linalg.eigh(centred.T @ centred)
+        kept = power > 1e-12 * power[-1].clamp_min(1e-300)
+        singular, right = power[kept].sqrt(), vectors[:, kept].T
+        return cls(mean, centred @ right.T / singular, singular, right, weights)
+
+    @property
+    def unit(self) -> Tensor:
+        """What penalties are multiples of: n times the mean variance of a feature; 1 if no feature varies."""
+        power = (self.singular**2).sum() / len(self.mean)
+        return torch.where(power > 0, power, torch.ones_like(power))
+
+    def left_out(self, targets: Tensor, penalties: Tensor) -> Tensor:
+        """Predictions `[penalty, n, m]` of targets `[n, m]`, each by the fit without one copy of its own row.
+
+        Exact, without a refit, by the identity of Allen (1974): the residual over 1 - leverage. A row whose weight is
+        below one copy is left out whole.
+        """
+        centred, projected = self._project(targets)
+        power = self.singular**2
+        shrunk = power / (power + penalties[:, None] * self.unit)  # [penalty, rank]
+        rows = self.left / self.weights.sqrt()[:, None]
+        residual = centred - rows @ (shrunk[..., None] * projected)
+        leverage = 1 / self.weights.sum() + shrunk @ (rows**2).T  # [penalty, n], of one copy
+        return targets - residual / (1 - self.weights.clamp_max(1) * leverage).clamp_min(1e-6)[..., None]
+
+    def solve(self, targets: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """Coefficients `[m, d]` and intercepts `[m]` of the ridge regression of targets `[n, m]`."""
+        projected = self._project(targets)[1]
+        shrink = self.singular / (self.singular**2 + penalty * self.unit)
+        coef = (self.right.T @ (shrink[:, None] * projected)).T
+        return coef, self.weights @ targets / self.weights.sum() - coef @ self.mean
+
+    def _project(self, targets: Tensor) -> tuple[Tensor, Tensor]:
+        centred = targets - self.weights @ targets / self.weights.sum()
+        return centred, self.left.T @ (self.weights.sqrt()[:, None] * centred)
 
 
-class RidgeProbe(ClassifierMixin, BaseEstimator):
+def held_out_predictions(
+    X: Tensor, targets: Tensor, weights: Tensor, penalties: Tensor, fold: Tensor | None
+) -> tuple[Factors, Tensor]:
+    """The factors of all rows, and predictions `[penalty, n, m]` with each row (or its fold) left out."""
+    factors = Factors.of(X, weights)
+    if fold is None:
+        return factors, factors.left_out(targets, penalties)
+    predicted = torch.empty(len(penalties), *targets.shape, dtype=X.dtype, device=X.device)
+    for f in range(int(fold.max()) + 1):
+        out = fold == f
+        part = Factors.of(X[~out], weights[~out])
+        for p, penalty in enumerate(penalties):
+            coef, intercept = part.solve(targets[~out], penalty)
+            predicted[p, out] = X[out] @ coef.T + intercept
+    return factors, predicted
+
+
+class RidgeProbe(TemperedProbe):
     """Linear classifier: ridge regression on class indicators, softmax of the scaled scores.
 
-    penalties: candidates, as multiples of n times the mean variance of a feature; the penalty and the scale of the
-        scores are those with the lowest leave-one-out log-loss. Leave-one-out is exact for the regression (the
-        hat-matrix identity of Allen, 1974), and needs no refit.
+    penalties: candidates, as multiples of n times the mean variance of a feature
+    cv: None chooses the penalty by exact leave-one-out (Allen 1974), which needs no refit; a number by as many inner
+        folds. Rows in groups always use folds (5 unless `cv` says otherwise): leaving out one row would leave its group
 
-    After `fit`: `classes_`, `coef_` [class, d], `intercept_`, `penalty_`, `scale_`, `loo_log_loss_` (nats), and
-    `subspace_`, an orthonormal basis [d, rank] of the directions that the scores read.
+    The penalty and the scale of the scores are those with the lowest held-out log-loss. After `fit`: `classes_`,
+    `coef_` [class, d], `intercept_`, `penalty_`, `scale_`, `held_out_log_loss_` (nats) and `subspace_`, an orthonormal
+    basis [d, rank] of the directions that the scores read.
 
-    >>> rng = np.random.default_rng(0)
-    >>> y = np.repeat([0, 1, 2], 50)
-    >>> X = np.eye(3)[y] + 0.3 * rng.normal(size=(150, 3))
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> y = torch.arange(150) % 3
+    >>> X = torch.eye(3)[y] + 0.3 * torch.randn(150, 3, generator=generator)
     >>> probe = RidgeProbe().fit(X, y)
-    >>> bool(probe.score(X, y) > 0.9), probe.predict_proba(X).shape
+    >>> probe.score(X, y) > 0.9, tuple(probe.predict_proba(X).shape)
     (True, (150, 3))
     """
 
-    def __init__(self, penalties: Sequence[float] = PENALTIES) -> None:
+    def __init__(self, penalties: Sequence[float] = PENALTIES, cv: int | None = None) -> None:
         self.penalties = penalties
+        self.cv = cv
 
-    def fit(self, X: Any, y: Any, factors: Factors | None = None) -> "RidgeProbe":
-        """Fit to features `[n, d]` and labels `[n]`; `factors` of the same features saves their factorisation."""
-        X, y = validate_data(self, X, y, dtype=np.float64)
-        check_classification_targets(y)
-        self.classes_, index = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"RidgeProbe needs samples of at least 2 classes, got 1 class: {self.classes_[0]!r}")
-        factors = factors if factors is not None else Factors.of(X)
-        self.n_samples_fit_ = len(X)
-        targets = np.eye(len(self.classes_))[index]
-        centred = targets - targets.mean(axis=0)
-        power = factors.singular**2
-        unit = (power.sum() / X.shape[1]) or 1.0
-        projected = factors.left.T @ centred  # [rank, class]
-        penalties = np.asarray(self.penalties, dtype=float)
-        shrunk = power / (power + penalties[:, None] * unit)  # [penalty, rank]
-        residual = centred - factors.left @ (shrunk[..., None] * projected)  # [penalty, n, class]
-        leverage = 1 / len(X) + shrunk @ factors.left.T**2  # [penalty, n]
-        left_out = targets - residual / np.maximum(1 - leverage, 1e-6)[..., None]
-        scales, losses = _best_scales(left_out, index)
-        best = int(np.argmin(losses))
-        self.penalty_, self.scale_, self.loo_log_loss_ = (
-            float(penalties[best]),
-            float(scales[best]),
-            float(losses[best]),
-        )
-        shrink = factors.singular / (power + self.penalty_ * unit)
-        weights = factors.right.T @ (shrink[:, None] * projected)  # [d, class]
-        self.coef_ = self.scale_ * weights.T
-        self.intercept_ = self.scale_ * (targets.mean(axis=0) - factors.mean @ weights)
+    def _fit(self, X: Tensor, index: Tensor, weights: Tensor, groups: Tensor | None) -> dict[str, Any]:
+        targets = torch.eye(len(self.classes_), dtype=X.dtype, device=X.device)[index]
+        fold = _folds(X, index, self.cv, groups)
+        factors, left_out = held_out_predictions(X, targets, weights, X.new_tensor(self.penalties), fold)
+        scales, losses = best_scale(left_out, index, weights)
+        best = int(losses.argmin())
+        coef, intercept = factors.solve(targets, X.new_tensor(self.penalties[best]))
+        return {
+            "penalty_": float(self.penalties[best]),
+            "scale_": float(scales[best]),
+            "held_out_log_loss_": float(losses[best]),
+            "coef_": scales[best] * coef,
+            "intercept_": scales[best] * intercept,
+        }
+
+
+class RidgeRegressor(RegressorMixin, BaseEstimator):
+    """Ridge regression of one or several real targets, its penalty chosen by exact leave-one-out or inner folds.
+
+    penalties and cv as in `RidgeProbe`; the lowest held-out squared error decides (for several targets their sum).
+    After `fit`: `coef_` [d] or [target, d], `intercept_`, `penalty_`, `held_out_r2_` (1 - squared error over variance,
+    for all targets together), `subspace_` [d, rank].
+
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> X = torch.randn(100, 2, generator=generator, dtype=torch.float64)
+    >>> RidgeRegressor().fit(X, X[:, 0] + 2 * X[:, 1]).coef_.round(decimals=3).tolist()
+    [1.0, 2.0]
+    """
+
+    def __init__(self, penalties: Sequence[float] = PENALTIES, cv: int | None = None) -> None:
+        self.penalties = penalties
+        self.cv = cv
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> "RidgeRegressor":
+        """Fit to features `[n, d]` and values `[n]` or `[n, target]`; weights and groups as in every probe."""
+        features = as_features(self, X, reset=True)
+        values = as_values(y, features)
+        weights = as_weights(sample_weight, features)
+        members = None if groups is None else as_labels(groups, features)[1]
+        if sample_weight is not None:
+            kept = weights > 0
+            features, values, weights = features[kept], values[kept], weights[kept]
+            members = None if members is None else members[kept]
+        targets = values if values.ndim == 2 else values[:, None]
+        fold = _folds(features, features.new_zeros(len(features), dtype=torch.long), self.cv, members)
+        factors, left_out = held_out_predictions(features, targets, weights, features.new_tensor(self.penalties), fold)
+        errors = (weights[:, None] * (left_out - targets) ** 2).sum((1, 2))
+        best = int(errors.argmin())
+        coef, intercept = factors.solve(targets, features.new_tensor(self.penalties[best]))
+        spread = (weights[:, None] * (targets - weights @ targets / weights.sum()) ** 2).sum()
+        self.penalty_ = float(self.penalties[best])
+        self.held_out_r2_ = float(1 - errors[best] / spread) if spread > 0 else float("nan")
+        self.coef_: Any = like(coef if values.ndim == 2 else coef[0], X)
+        self.intercept_: Any = like(intercept, X) if values.ndim == 2 else float(intercept[0])
         return self
 
-    def decision_function(self, X: Any) -> Float[np.ndarray, "n ..."]:
-        """Scaled scores per class, `[n, class]`; with two classes the difference, `[n]`, as scikit-learn has it."""
-        scores = self._scores(X)
-        return np.asarray(scores[:, 1] - scores[:, 0] if len(self.classes_) == 2 else scores)
-
-    def predict_log_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
-        """Log probabilities (nats) of the classes.
-
-        One sample's worth of a uniform distribution is mixed in: training samples without an error do not show that an
-        error is rarer than one in n, and a single surprise must not cost more than log(n * classes).
-        """
-        scores = self._scores(X)
-        log_p = scores - np.logaddexp.reduce(scores, axis=1, keepdims=True)
-        weight = 1 / (self.n_samples_fit_ + 1)
-        return np.asarray(np.logaddexp(np.log1p(-weight) + log_p, np.log(weight / len(self.classes_))))
-
-    def predict_proba(self, X: Any) -> Float[np.ndarray, "n classes"]:
-        """Probabilities of the classes."""
-        return np.asarray(np.exp(self.predict_log_proba(X)))
-
-    def predict(self, X: Any) -> NDArray[Any]:
-        """The most likely class of each row."""
-        return np.asarray(self.classes_[self._scores(X).argmax(axis=1)])
+    def predict(self, X: Any) -> Any:
+        """Predicted values, `[n]` or `[n, target]`, of the shape of the targets."""
+        check_is_fitted(self)
+        features = as_features(self, X)
+        return like(
+            features @ torch.as_tensor(self.coef_).to(features).T + torch.as_tensor(self.intercept_).to(features), X
+        )
 
     @property
-    def subspace_(self) -> Float[np.ndarray, "d rank"]:
-        """An orthonormal basis of the span of the rows of `coef_`, differences between classes only."""
+    def subspace_(self) -> Any:
+        """An orthonormal basis `[d, rank]` of the directions that the prediction reads."""
         check_is_fitted(self)
-        left, singular, _ = np.linalg.svd((self.coef_ - self.coef_.mean(axis=0)).T, full_matrices=False)
-        return np.asarray(left[:, singular > 1e-10 * max(singular[0], 1e-300)])
+        coef = torch.as_tensor(self.coef_)
+        return like(subspace_of(coef if coef.ndim == 2 else coef[None]), self.coef_)
 
-    def _scores(self, X: Any) -> Float[np.ndarray, "n classes"]:
-        check_is_fitted(self)
-        X = validate_data(self, X, dtype=np.float64, reset=False)
-        return np.asarray(X @ self.coef_.T + self.intercept_)
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.target_tags.single_output = True
+        return tags
 
 
-def _best_scales(scores: NDArray[Any], index: NDArray[Any], steps: int = 12) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The scale `[penalty]` of scores `[penalty, n, class]` with the lowest log-loss (nats), and that loss.
-
-    The log-loss is convex in the scale: Newton steps, each at most a factor of 4.
-    """
-    own = np.take_along_axis(scores, index[None, :, None], axis=-1)
-    gaps = scores - own  # of the true class 0, of others how far they are above it
-    above = gaps - gaps.max(-1, keepdims=True)  # at most 0, so that nothing overflows
-    scale = np.full(len(scores), 4.0)
-    for _ in range(steps):
-        weights = np.exp(scale[:, None, None] * above)
-        weights /= weights.sum(-1, keepdims=True)
-        slope = (weights * gaps).sum(-1)
-        curve = (weights * gaps**2).sum(-1) - slope**2
-        step = slope.mean(-1) / np.maximum(curve.mean(-1), 1e-12)
-        before, scale = scale, np.clip(scale - step, scale / 4, scale * 4).clip(*SCALES)
-        if (np.abs(scale - before) < 1e-2 * before).all():  # the loss is flat there: it is off by 1e-4 of itself
-            break
-    log_sum = np.log(np.exp(scale[:, None, None] * above).sum(-1)) + scale[:, None] * gaps.max(-1)
-    return scale, log_sum.mean(-1)
+def _folds(X: Tensor, index: Tensor, cv: int | None, groups: Tensor | None) -> Tensor | None:
+    """Inner folds, or None for leave-one-out."""
+    return None if cv is None and groups is None else inner_folds(X, index, cv or 5, groups)

@@ -11,7 +11,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from loadbearing.probes import RidgeProbe, group_folds, null_log_p, v_information
-from loadbearing.probes.ridge import Factors
 
 
 def blobs(n: int = 120, d: int = 8, classes: int = 4, noise: float = 0.5, seed: int = 0) -> tuple[Any, Any]:
@@ -26,7 +25,7 @@ def test_scores_are_those_of_scikit_learns_ridge(d: int) -> None:
     probe = RidgeProbe(penalties=(0.1,)).fit(X, y)
     alpha = 0.1 * ((X - X.mean(0)) ** 2).sum() / d
     ridge = Ridge(alpha=alpha).fit(X, np.eye(4)[y])
-    np.testing.assert_allclose(probe._scores(X), probe.scale_ * ridge.predict(X), atol=1e-8)
+    np.testing.assert_allclose(probe.decision_function(X), probe.scale_ * ridge.predict(X), atol=1e-8)
 
 
 @pytest.mark.parametrize("d", [5, 60])
@@ -39,17 +38,17 @@ def test_leave_one_out_is_exact(d: int) -> None:
         rest = np.arange(len(X)) != i
         scores = probe.scale_ * Ridge(alpha=alpha).fit(X[rest], np.eye(4)[y[rest]]).predict(X[[i]])[0]
         losses.append(np.log(np.exp(scores).sum()) - scores[y[i]])
-    assert probe.loo_log_loss_ == pytest.approx(np.mean(losses), abs=1e-6)
+    assert probe.held_out_log_loss_ == pytest.approx(np.mean(losses), abs=1e-6)
 
 
 def test_no_scale_has_a_lower_loss() -> None:
     X, y = blobs(noise=1.0)
     probe = RidgeProbe().fit(X, y)
-    best = probe.loo_log_loss_
+    best = probe.held_out_log_loss_
     scale = probe.scale_
     for penalty in probe.penalties:
         other = RidgeProbe(penalties=(penalty,)).fit(X, y)
-        assert other.loo_log_loss_ >= best - 1e-9
+        assert other.held_out_log_loss_ >= best - 1e-9
     assert 0.1 < scale < 100
 
 
@@ -73,14 +72,6 @@ def test_bits_of_gaussian_classes_approach_the_known_information() -> None:
     known = 1 - (density * np.log2(1 + np.exp(-2 * h))).sum() * (h[1] - h[0])
     assert known == pytest.approx(0.486, abs=1e-3)
     assert bits == pytest.approx(known, abs=0.06)
-
-
-def test_factors_can_be_shared_between_targets() -> None:
-    X, y = blobs()
-    factors = Factors.of(X)
-    for target in (y, y % 2):
-        alone, shared = RidgeProbe().fit(X, target), RidgeProbe().fit(X, target, factors)
-        np.testing.assert_array_equal(alone.coef_, shared.coef_)
 
 
 def test_it_lives_in_scikit_learn() -> None:
