@@ -16,7 +16,8 @@ def random_twin(model: Model, seed: int = 0) -> Model:
     """The same architecture with weights as they are before training; same tokenizer, format and cut wires.
 
     What a probe reads of it, it would read of any network over these tokens: a random network mixes its inputs too
-    (Zhang & Bowman 2018, 1809.10040). Raises InputError for a module that transformers cannot make from its configuration.
+    (Zhang & Bowman 2018, 1809.10040). Raises InputError for a module that transformers cannot make from its
+    configuration.
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:sft")

@@ -12,33 +12,51 @@ from numpy.typing import NDArray
 from ..core import Result, check_name
 from .interval import bootstrap_interval
 
+# What a curve is read against, besides permuted labels and the best constant.
+CONTROLS = ("random-init", "text-only", "position-only")
+SHARES = (0.25, 0.5, 1.0)  # of the problems: whether more of them would read more
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Decodability(Result):
-    """Bits that a linear probe reads, out of fold.
+    """Bits that a probe reads, out of fold. A place is a mode and a position; NaN where a problem's run lacks it.
 
-    bits: `[place, layer, variable, problem]`, pointwise V-information; a place is a mode and a position. NaN where a
-        problem's run lacks the position
-    chosen: `[variable, problem]`, the same in the answer-only run at the place and layer that each training fold chose
+    bits: `[place, site, layer, variable, problem]`, pointwise V-information
+    curve_bits: `[place, variable, problem]`, the same at the site and layer that each training fold chose for the place
+    controls: `[control, place, variable, problem]`: "random-init", the curve of a copy of the model with random weights
+        over the same tokens; "text-only", what the chain of thought up to the place says without the model;
+        "position-only", a probe that sees only which token of the run it is
+    shuffled: `[place, variable, shuffle]`, mean bits with permuted labels at the cell that was chosen most often
+    chosen: `[variable, problem]`, bits in the answer-only run at the place, site and layer that each training fold
+        chose
+    taught: `[share, variable]`, mean bits there (without an answer-only run, in the CoT run) from a share of the
+        problems
     null: `[variable, problem]`, bits that the best constant lacks (its mean is H(y), out of fold)
-    shuffled: `[variable, shuffle]`, mean bits with permuted labels at the place that was chosen most often (one of the
-        CoT run where there is no answer-only run)
+    majority: `[variable]`, the share of the most frequent label
     correct: `[mode, problem]`, whether the run's own answer is right; NaN for a mode the model was not made for
     """
 
     kind: ClassVar[str] = "decodability"
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        "bits": ("place", "layer", "variable", "problem"),
+        "bits": ("place", "site", "layer", "variable", "problem"),
+        "curve_bits": ("place", "variable", "problem"),
+        "controls": ("control", "place", "variable", "problem"),
+        "shuffled": ("place", "variable", "shuffle"),
         "chosen": ("variable", "problem"),
+        "taught": ("share", "variable"),
         "null": ("variable", "problem"),
-        "shuffled": ("variable", "shuffle"),
+        "majority": ("variable",),
         "correct": ("mode", "problem"),
     }
 
     bits: NDArray[Any]
-    chosen: NDArray[Any]
-    null: NDArray[Any]
+    curve_bits: NDArray[Any]
+    controls: NDArray[Any]
     shuffled: NDArray[Any]
+    chosen: NDArray[Any]
+    taught: NDArray[Any]
+    null: NDArray[Any]
+    majority: NDArray[Any]
     correct: NDArray[Any]
 
     @property
@@ -73,36 +91,62 @@ class Decodability(Result):
         return float(ratio(values.mean(axis=0))[0]), float(low[0]), float(high[0])
 
     def curve(self, variable: str | None = None) -> pd.DataFrame:
-        """A row a place: bits at the layer that reads most there (chosen on the same data: a view, not an estimate)."""
+        """A row a place: bits at the site and layer that each training fold chose, and the controls beside them.
+
+        Columns mode, position, bits, low, high; for each control its mean bits; shuffled_low and shuffled_high, the
+        least and the most of the permutations.
+        """
         at = self._variable(variable)
         rows = []
         for p, place in enumerate(self.places):
-            means = np.nanmean(self.bits[p, :, at], axis=-1)
-            best = int(np.argmax(means))
-            estimate, low, high = _mean(self.bits[p, best, at])
             mode, _, position = place.partition(" ")
-            rows.append(
-                {"mode": mode, "position": position, "layer": self.coords["layer"][best], "bits": estimate, "low": low}
-                | {"high": high}
-            )
+            drawn = self.shuffled[p, at]
+            known = drawn[~np.isnan(drawn)]
+            limits = (known.min(), known.max()) if len(known) else (math.nan, math.nan)
+            row = {"mode": mode, "position": position, **_named(_mean(self.curve_bits[p, at]))}
+            for name, values in zip(CONTROLS, self.controls[:, p, at], strict=True):
+                row[name] = _mean_of(values)
+            rows.append(row | {"shuffled_low": limits[0], "shuffled_high": limits[1]})
         return pd.DataFrame(rows)
 
+    def layers(self, variable: str | None = None, site: str | None = None) -> pd.DataFrame:
+        """Mean bits of every layer (rows) at every place (columns) of one site, by default the first."""
+        named = check_name("site", site, self.coords["site"]) if site else self.coords["site"][0]
+        values = self.bits[:, tuple(self.coords["site"]).index(named), :, self._variable(variable)]
+        table = [[_mean_of(cell) for cell in place] for place in values]
+        return pd.DataFrame(table, index=list(self.places), columns=list(self.coords["layer"])).T
+
     def frame(self) -> pd.DataFrame:
-        """A row a place, layer and variable, with interval and H(y); then the chosen place and the shuffled labels."""
+        """Every number as a row: variable, quantity, mode, position, site, layer, estimate, low, high.
+
+        quantity: "bits" (every cell), "bits at the chosen layer", each control, "shuffled" (mean, least, most),
+        "forward pass", "chosen place, 25% of the problems" and so on, "entropy", "majority".
+        """
         rows: list[dict[str, Any]] = []
         for v, variable in enumerate(self.variables):
-            fixed = {"variable": variable, "entropy": float(self.null[v].mean())}
             for p, place in enumerate(self.places):
                 mode, _, position = place.partition(" ")
-                for at, layer in enumerate(self.coords["layer"]):
-                    where = {"mode": mode, "position": position, "layer": layer}
-                    rows.append({**fixed, **where, **_named(_mean(self.bits[p, at, v]))})
-            where = {"mode": "answer-only", "position": "chosen in the training folds", "layer": None}
-            rows.append({**fixed, **where, **_named(_mean(self.chosen[v]))})
-            shuffled = self.shuffled[v]
-            limits = {"bits": shuffled.mean(), "low": shuffled.min(), "high": shuffled.max()} if len(shuffled) else {}
-            rows.append({**fixed, **where, "position": "shuffled labels (mean, least, most)", **limits})
-        return pd.DataFrame(rows)
+                where = {"variable": variable, "mode": mode, "position": position}
+                for s, site in enumerate(self.coords["site"]):
+                    for at, layer in enumerate(self.coords["layer"]):
+                        cell = {**where, "site": site, "layer": layer, "quantity": "bits"}
+                        rows.append({**cell, **_estimate(_mean(self.bits[p, s, at, v]))})
+                rows.append(
+                    {**where, "quantity": "bits at the chosen layer", **_estimate(_mean(self.curve_bits[p, v]))}
+                )
+                for c, control in enumerate(CONTROLS):
+                    rows.append({**where, "quantity": control, **_estimate(_mean(self.controls[c, p, v]))})
+                if len(drawn := self.shuffled[p, v][~np.isnan(self.shuffled[p, v])]):
+                    limits = _estimate((float(drawn.mean()), float(drawn.min()), float(drawn.max())))
+                    rows.append({**where, "quantity": "shuffled", **limits})
+            of = {"variable": variable, "mode": "answer-only"}
+            rows.append({**of, "quantity": "forward pass", **_estimate(_mean(self.chosen[v]))})
+            for share, taught in zip(SHARES, self.taught[:, v], strict=True):
+                rows.append({**of, "quantity": f"chosen place, {share:.0%} of the problems", "estimate": taught})
+            rows.append({"variable": variable, "quantity": "entropy", "estimate": self.null[v].mean()})
+            rows.append({"variable": variable, "quantity": "majority", "estimate": self.majority[v]})
+        columns = ["variable", "quantity", "mode", "position", "site", "layer", "estimate", "low", "high"]
+        return pd.DataFrame(rows, columns=columns)
 
     def _variable(self, name: str | None) -> int:
         return self.variables.index(check_name("variable", name, self.variables)) if name else len(self.variables) - 1
@@ -117,5 +161,14 @@ def _mean(values: NDArray[Any]) -> tuple[float, float, float]:
     return float(known.mean()), float(low[0]), float(high[0])
 
 
-def _named(values: tuple[float, float, float]) -> dict[str, float]:
+def _mean_of(values: NDArray[Any]) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else math.nan
+
+
+def _named(values: tuple[float, float, float]) -> dict[str, Any]:
     return dict(zip(("bits", "low", "high"), values, strict=True))
+
+
+def _estimate(values: tuple[float, float, float]) -> dict[str, Any]:
+    return dict(zip(("estimate", "low", "high"), values, strict=True))

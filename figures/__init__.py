@@ -7,7 +7,7 @@ the one `Axes` it drew in. `save` writes files; `style` is the style for further
 
 from .cells import cells
 from .channels import channels
-from .decodability import decodability
+from .decodability import decodability, decodability_map
 from .ledger import ledger
 from .patch import patch
 from .save import save
@@ -21,6 +21,7 @@ __all__ = [
     "cells",
     "channels",
     "decodability",
+    "decodability_map",
     "ledger",
     "patch",
     "save",

@@ -1,32 +1,37 @@
 """What can be read from the residual stream, along the run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
 
 from ..analyses.decodability_table import Decodability
 from .canvas import canvas, looks, merged, named
 from .style import COLUMN, GREY
+from .tiles import Tile, draw, size
 
+CONTROL_LINES = {"random-init": ":", "text-only": "-."}
 MODES = {"answer-only": "answer-only run", "cot": "CoT run"}
 
 
 def decodability(
     results: Decodability | Mapping[str, Decodability], ax: Axes | None = None, *, variable: str | None = None
 ) -> Axes:
-    """Draw the bits that a linear probe reads at each position of a run, at the best layer there, with 95 % intervals.
+    """Draw the bits that a probe reads at each position of a run, with 95 % intervals, and the controls beside them.
 
-    The answer-only run and the CoT run stand apart; a dashed line at H(y) is all there is to know. The layer was chosen
-    on the same data: a view, not an estimate (that is `forward_pass_bits`).
+    The answer-only run and the CoT run stand apart; a dashed line at H(y) is all there is to know. The layer of each
+    place was chosen inside the training folds. Dotted: a copy of the model with random weights over the same tokens;
+    dash-dotted: what the text of the chain of thought so far says without the model; the grey band: permuted labels.
 
     variable: one that was probed; by default the last, the answer
 
     >>> from loadbearing.analyses import decodability as measure
     >>> from loadbearing.hooks import load
     >>> model = load("organism:copy-direct")
-    >>> ax = decodability(measure(model, model.task.problems(60), shuffles=1))
+    >>> ax = decodability(measure(model, model.task.problems(60), shuffles=2, twin=False))
     >>> ax.get_ylabel()
     'bits about the answer'
     """
@@ -36,11 +41,41 @@ def decodability(
     with canvas(ax, COLUMN, 2.2) as axes:
         for (name, curve), (colour, marker) in zip(curves.items(), looks(len(curves)), strict=True):
             _draw_curve(axes, name, curve, places, colour, marker)
+            _draw_controls(axes, curve, places, colour)
+        _name_controls(axes, curves.values())
         _draw_entropy(axes, shown, variable)
         _name_places(axes, places)
         axes.set_ylabel(f"bits about {variable or 'the answer'}")
-        if any(shown):
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=1.8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=1.8)
+        return axes
+
+
+def decodability_map(
+    result: Decodability, ax: Axes | None = None, *, variable: str | None = None, site: str | None = None
+) -> Axes:
+    """Draw the bits of every layer (from below) at every position, the answer-only run beside the CoT run.
+
+    variable: one that was probed, by default the last, the answer; site: one that was recorded, by default the first
+
+    >>> from loadbearing.analyses import decodability as measure
+    >>> from loadbearing.hooks import load
+    >>> model = load("organism:copy-direct")
+    >>> ax = decodability_map(measure(model, model.task.problems(60), shuffles=0, twin=False))
+    >>> ax.get_ylabel()
+    'layer'
+    """
+    table = named(result, Decodability)[""].layers(variable, site)
+    tiles = {}
+    for mode, words in MODES.items():
+        names = [place for place in table.columns if place.startswith(f"{mode} ")]
+        if names:
+            short = [name.partition(" ")[2] for name in names]
+            tiles[words] = Tile([str(layer) for layer in table.index[::-1]], short, table[names].to_numpy()[::-1])
+    at = result.variables.index(variable) if variable else -1
+    scale = Normalize(0, max(float(result.null[at].mean()), 1e-6))
+    with canvas(ax, *size(tiles)) as axes:
+        draw(axes, tiles, colormaps["viridis"], scale, f"bits about {variable or 'the answer'}")
+        axes.set_ylabel("layer")
         return axes
 
 
@@ -62,6 +97,23 @@ def _draw_curve(
         axes.fill_between(x, part["low"], part["high"], color=colour, alpha=0.2, linewidth=0)
         axes.vlines(x, part["low"], part["high"], colors=colour, linewidths=0.8)
         axes.plot(x, part["bits"], color=colour, marker=marker, label="" if i else name)
+
+
+def _draw_controls(axes: Axes, curve: pd.DataFrame, places: Mapping[tuple[str, str], int], colour: str) -> None:
+    """Random weights and text alone as thin lines, permuted labels as a band from the least to the most."""
+    for _, part in curve.groupby("mode"):
+        x = [places[place] for place in zip(part["mode"], part["position"], strict=True)]
+        for control, line in CONTROL_LINES.items():
+            axes.plot(x, part[control], color=colour, linestyle=line, linewidth=0.7, label="")
+        axes.fill_between(x, part["shuffled_low"], part["shuffled_high"], color=GREY, alpha=0.4, linewidth=0)
+
+
+def _name_controls(axes: Axes, curves: Iterable[pd.DataFrame]) -> None:
+    """Entries of the legend for the controls that were measured."""
+    names = {"random-init": "random weights", "text-only": "text alone"}
+    for control, line in CONTROL_LINES.items():
+        if any(curve[control].notna().any() for curve in curves):
+            axes.plot([], [], color=GREY, linestyle=line, linewidth=0.7, label=names[control])
 
 
 def _draw_entropy(axes: Axes, shown: Mapping[str, Decodability], variable: str | None) -> None:

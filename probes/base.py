@@ -1,6 +1,6 @@
 """What every probe shares: two kinds of arrays, labels and weights, and how linear scores become probabilities."""
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -63,6 +63,23 @@ def as_labels(y: Any, X: Tensor) -> tuple[Array, Tensor]:
     return found, torch.from_numpy(numbers).to(X.device)
 
 
+def numbered(values: Any) -> tuple[Array, Tensor]:
+    """The distinct values in order, and the number of each row's value `[n]`, on the device of a tensor."""
+    if isinstance(values, Tensor):
+        names, index = torch.unique(values.detach(), return_inverse=True)
+        return names, index
+    found, number = np.unique(np.asarray(values), return_inverse=True)
+    return found, torch.from_numpy(number)
+
+
+def as_members(groups: Any, X: Tensor) -> Tensor:
+    """The number of each row's group `[n]`, on the device of `X`."""
+    member = numbered(groups)[1]
+    if member.shape != (len(X),):
+        raise ValueError(f"expected one group for each of {len(X)} rows, got {tuple(member.shape)}")
+    return member.to(X.device)
+
+
 def as_values(y: Any, X: Tensor) -> Tensor:
     """Checked real targets `[n]` or `[n, m]`, as numbers of the kind and on the device of `X`."""
     if y is None:
@@ -123,7 +140,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         features = as_features(self, X, reset=True)
         self.classes_, index = as_labels(y, features)
         weights = as_weights(sample_weight, features)
-        members = None if groups is None else as_labels(groups, features)[1]
+        members = None if groups is None else as_members(groups, features)
         if sample_weight is not None:
             kept = weights > 0
             features, index, weights = features[kept], index[kept], weights[kept]
@@ -205,9 +222,3 @@ class TemperedProbe(LinearProbe):
         log_p = torch.log_softmax(self._scores(X), dim=-1)
         weight = log_p.new_tensor(1 / (self.n_samples_fit_ + 1))
         return torch.logaddexp(torch.log1p(-weight) + log_p, (weight / log_p.shape[-1]).log())
-
-
-def fitted_classes(probe: Any) -> Array:
-    """The labels that a probe knows."""
-    check_is_fitted(probe)
-    return cast(Array, probe.classes_)

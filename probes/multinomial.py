@@ -42,7 +42,7 @@ class Batch:
         """The gradient `[d, class, b]`, 0 where a coefficient is held at 0; the probabilities are used up."""
         residual = chance.mul_(self.sample[:, None])
         residual.scatter_add_(1, self.index[:, None], -self.sample[:, None])
-        slope = (X.T @ residual.reshape(len(X), -1)).reshape(coef.shape)
+        slope = (X.T @ residual.flatten(1)).reshape(coef.shape)
         return slope.addcmul_(self.penalty, coef).mul_(self.free)
 
 
@@ -79,7 +79,7 @@ def solve(
     size = max(1, ELEMENTS.get(X.device.type, 2**24) // (len(X) * classes))
     for first in range(0, problems, size):
         part = slice(first, first + size)
-        scores = (X @ coef[..., part].reshape(X.shape[1], -1)).reshape(len(X), classes, -1) + absent[:, part]
+        scores = (X @ coef[..., part].flatten(1)).unflatten(1, (classes, -1)) + absent[:, part]
         batch = Batch(
             sample=sample[:, part],
             index=index[:, part],
@@ -153,7 +153,7 @@ def _direction(gradient: Tensor, curvature: Tensor, steps: list[tuple[Tensor, Te
 
 def _search(X: Tensor, batch: Batch, direction: Tensor, slope: Tensor, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Step lengths `[b]` that lower the loss (Armijo), the loss and the probabilities there; the batch has moved."""
-    along = (X @ direction.reshape(X.shape[1], -1)).reshape(batch.scores.shape)
+    along = (X @ direction.flatten(1)).reshape(batch.scores.shape)
     slack = 10 * torch.finfo(loss.dtype).eps * loss.abs()
     length = torch.ones_like(loss)
     scores, coef = batch.scores + along, batch.coef + direction

@@ -9,7 +9,7 @@ from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from .base import TemperedProbe, as_features, as_labels, as_values, as_weights, like
+from .base import TemperedProbe, as_features, as_members, as_values, as_weights, like
 from .folds import inner_folds
 from .scale import best_scale
 from .subspace import subspace_of
@@ -155,7 +155,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):
         features = as_features(self, X, reset=True)
         values = as_values(y, features)
         weights = as_weights(sample_weight, features)
-        members = None if groups is None else as_labels(groups, features)[1]
+        members = None if groups is None else as_members(groups, features)
         if sample_weight is not None:
             kept = weights > 0
             features, values, weights = features[kept], values[kept], weights[kept]
@@ -177,9 +177,9 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):
         """Predicted values, `[n]` or `[n, target]`, of the shape of the targets."""
         check_is_fitted(self)
         features = as_features(self, X)
-        return like(
-            features @ torch.as_tensor(self.coef_).to(features).T + torch.as_tensor(self.intercept_).to(features), X
-        )
+        coef = torch.as_tensor(self.coef_).to(features)
+        fitted = features @ (coef.T if coef.ndim == 2 else coef)
+        return like(fitted + torch.as_tensor(self.intercept_).to(features), X)
 
     @property
     def subspace_(self) -> Any:

@@ -9,15 +9,15 @@ SCALES = (1e-2, 1e3)  # bounds of the scale
 def best_scale(scores: Tensor, index: Tensor, weights: Tensor | None = None, steps: int = 12) -> tuple[Tensor, Tensor]:
     """The scale `[...]` of scores `[..., n, class]` with the lowest mean log-loss (nats) of the labels, and that loss.
 
-    index: the label of each row `[n]`; weights: of each row `[..., n]`. The log-loss is convex in the scale: Newton
-    steps, each at most a factor of 4. Source: Guo et al. 2017 (1706.04599), section 4.2.
+    index: the label of each row `[n]` or `[..., n]`; weights: of each row `[..., n]`. The log-loss is convex in the
+    scale: Newton steps, each at most a factor of 4. Source: Guo et al. 2017 (1706.04599), section 4.2.
 
     >>> scores = torch.tensor([[2.0, 0.0], [0.0, 2.0], [2.0, 0.0], [0.0, 2.0]])
     >>> scale, loss = best_scale(scores, torch.tensor([0, 1, 0, 0]))
     >>> round(float(scale), 3)  # three of four are right: the odds are 3 to 1 where the scores differ by 2
     0.549
     """
-    own = scores.gather(-1, index[:, None].expand(*scores.shape[:-1], 1))
+    own = scores.gather(-1, index.expand(scores.shape[:-1])[..., None])
     gaps = (
         (scores - own).movedim(-1, 0).contiguous()
     )  # [class, ..., n]: of the true class 0, of others how far above it

@@ -19,7 +19,8 @@ def subspace_of(coef: Tensor) -> Tensor:
     """
     left, singular, _ = torch.linalg.svd(coef.T, full_matrices=False)
     tolerance = max(1e-10, max(coef.shape) * torch.finfo(coef.dtype).eps)
-    return left[:, singular > tolerance * singular.amax().clamp_min(torch.finfo(coef.dtype).tiny)]
+    kept: Tensor = singular > tolerance * singular.amax().clamp_min(torch.finfo(coef.dtype).tiny)
+    return torch.as_tensor(left[:, kept])
 
 
 def orthonormal(directions: Any) -> Any:

@@ -1,6 +1,5 @@
 """One probe at every site, layer and position, for every target, in one call."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,9 @@ from sklearn.base import clone, is_classifier
 from torch import Tensor
 
 from .base import ProbeClassifier, as_labels, as_values
-from .circular import CircularProbe
-from .information import LN2, group_folds, null_log_p
+from .circular import CircularProbe, circle
+from .estimate import RESAMPLES, percentiles, resampled_sums
+from .information import LN2, fold_numbers, null_log_p
 from .logistic import LogisticProbe
 from .ridge import RidgeProbe, RidgeRegressor
 from .sweep_cells import Cells, Found, Target, own_log_p
@@ -83,35 +83,37 @@ class Sweep:
             found[self.fold == f] = self.loss[(at, *pick)][self.fold == f]
         return found, picks
 
-    def frame(self, *axes: Sequence[Any], resamples: int = 999, seed: int = 0) -> Any:
-        """A DataFrame with a row a cell and target: bits (for a regressor R^2), their interval over groups, accuracy.
+    def frame(self, axes: Mapping[str, Sequence[Any]] | None = None, resamples: int = RESAMPLES, seed: int = 0) -> Any:
+        """A DataFrame with a row a target and cell: bits (of a regressor R^2), their interval over groups, accuracy.
 
-        axes: the names along each axis of the cells, in order; numbers without them
+        axes: the names along each axis of the cells, as {"layer": range(4), "position": ["prompt[-1]", "cue[-1]"]}
         """
         import pandas as pd
 
         shape = self.loss.shape[1:-1]
-        names = [*axes, *(range(size) for size in shape[len(axes) :])]
-        weights = _resampled(self.groups, resamples, seed)
+        axes = axes if axes is not None else {f"axis {a}": range(size) for a, size in enumerate(shape)}
+        if tuple(map(len, axes.values())) != shape:
+            raise ValueError(
+                f"expected names for cells of shape {shape}, got {[len(names) for names in axes.values()]}"
+            )
         rows: list[dict[str, Any]] = []
         for t, target in enumerate(self.targets):
-            loss, null = self.loss[t].reshape(-1, len(self.fold)).T, self.null[t][:, None]
-            estimate, drawn = (
-                self._summary(w @ loss, w @ null, w.sum(-1, keepdims=True)) for w in (_ones(loss), weights)
+            values = torch.from_numpy(
+                np.vstack([self.loss[t].reshape(-1, len(self.fold)), self.null[t], np.ones(len(self.fold))]).T
             )
-            low, high = (
-                np.quantile(drawn, [0.025, 0.975], axis=0)
-                if len(set(self.groups.tolist())) > 1
-                else drawn[:2] * math.nan
-            )
+            estimate = self._summary(values.sum(0, keepdim=True))
+            drawn = self._summary(resampled_sums(values, self.groups, resamples, seed))
             for i, cell in enumerate(np.ndindex(*shape)):
-                where = {f"axis_{a}": names[a][k] for a, k in enumerate(cell)}
-                told = {"estimate": estimate[0, i], "low": low[i], "high": high[i]}
+                where = {name: names[k] for (name, names), k in zip(axes.items(), cell, strict=True)}
+                low, high = percentiles(drawn[:, i], 0.95)
+                told = {"estimate": float(estimate[0, i]), "low": low, "high": high}
                 rows.append({"target": target, **where, **told, "accuracy": self.hit[(t, *cell)].mean()})
         return pd.DataFrame(rows)
 
-    def _summary(self, loss: NDArray[Any], null: NDArray[Any], n: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray((null - loss) / n / LN2 if self.classifies else 1 - loss / null)
+    def _summary(self, sums: Tensor) -> Tensor:
+        """Bits or R^2 `[resample, cell]` from summed losses, the best constant's, and the number of rows."""
+        loss, null, n = sums[:, :-2], sums[:, -2:-1], sums[:, -1:]
+        return (null - loss) / n / LN2 if self.classifies else 1 - loss / null
 
     def _number(self, target: str) -> int:
         if target not in self.targets:
@@ -159,7 +161,7 @@ def sweep(
     if not targets:
         raise ValueError("no targets: give a dict of name to labels")
     groups = np.arange(cells.n) if groups is None else np.asarray(groups)
-    fold = fold_numbers(folds, groups, cells.n, seed)
+    fold = fold_numbers(folds, groups, cells.n, seed, least=3).numpy()
     classifies = is_classifier(probe)
     coded = [_target(probe, name, y, cells, fold) for name, y in targets.items()]
     if type(probe) is LogisticProbe:
@@ -182,31 +184,6 @@ def sweep(
     )
 
 
-def fold_numbers(folds: Any, groups: NDArray[Any], n: int, seed: int) -> NDArray[Any]:
-    """The fold of every row, checked: at least 3, none empty, and no group in two of them."""
-    if len(groups) != n:
-        raise ValueError(f"expected one group for each of {n} rows, got {len(groups)}")
-    if np.ndim(folds) == 0:
-        if folds < 3:
-            raise ValueError(f"a sweep needs 3 folds at least, for inner folds within each training part, got {folds}")
-        return group_folds(groups, int(folds), seed)
-    fold = np.unique(np.asarray(folds), return_inverse=True)[1]
-    if len(fold) != n:
-        raise ValueError(f"expected the fold of each of {n} rows, got {len(fold)}")
-    if fold.max() < 2:
-        raise ValueError(
-            f"a sweep needs 3 folds at least, for inner folds within each training part, got {fold.max() + 1}"
-        )
-    names, member = np.unique(groups, return_inverse=True)
-    least, most = np.full(len(names), n), np.full(len(names), -1)
-    np.minimum.at(least, member, fold)
-    np.maximum.at(most, member, fold)
-    if (least != most).any():
-        name = names[least != most][0]
-        raise ValueError(f"groups leak between folds: group {name!r} is in two of them; give every group one fold")
-    return fold
-
-
 def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> Target:
     """A target coded for a probe, with the loss of the best constant of each training part."""
     device = cells.source.device if isinstance(cells.source, Tensor) else "cpu"
@@ -227,7 +204,7 @@ def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> 
     for f in np.unique(fold):
         null[fold == f] = -null_log_p(host[fold != f], host[fold == f])
     if type(probe) is CircularProbe:
-        wheel, index = probe.wheel(labels, index)
+        wheel, index = circle(probe, labels, index, like)
         return Target(name, index, len(wheel), wheel[index], wheel.T, null)
     return Target(name, index, len(labels), torch.eye(len(labels)).to(like)[index], None, null)
 
@@ -267,16 +244,3 @@ def _each(
                     found.loss[t, cell, out] = -own.numpy()
                     found.hit[t, cell, out] = full.masked_fill(~known, -torch.inf).argmax(-1).numpy() == y[out]
     return found
-
-
-def _ones(loss: NDArray[Any]) -> NDArray[Any]:
-    return np.ones((1, len(loss)))
-
-
-def _resampled(groups: NDArray[Any], resamples: int, seed: int) -> NDArray[Any]:
-    """How often each row occurs when groups are drawn with replacement, `[resample, n]`."""
-    _, member = np.unique(groups, return_inverse=True)
-    many = int(member.max()) + 1
-    return (
-        np.random.default_rng(seed).multinomial(many, np.full(many, 1 / many), size=resamples)[:, member].astype(float)
-    )

@@ -93,41 +93,42 @@ class Cells:
 def own_log_p(scores: Tensor, index: Tensor, known: Tensor, total: float) -> Tensor:
     """Log probability `[..., n]` of each row's own label by scores `[..., n, class]` of a training part.
 
-    known: `[class]`, whether the part has the class; a label that it lacks gets one sample's worth of probability,
-    taken from the others. total: samples of the part
+    index: `[..., n]`; known: `[..., class]`, whether the part has the class; a label that it lacks gets one sample's
+    worth of probability, taken from the others. total: samples of the part
     """
-    log_p = torch.log_softmax(scores.masked_fill(~known, -torch.inf), dim=-1)
-    own = log_p.gather(-1, index[:, None].expand(*scores.shape[:-1], 1))[..., 0]
-    present = torch.zeros_like(known).index_fill(0, index, True)
-    unseen = int((present & ~known).sum())
-    one = 1 / (total + int(known.sum()) + unseen)
-    return torch.where(known[index], own + math.log1p(-unseen * one), math.log(one))
+    log_p = torch.log_softmax(scores.masked_fill(~known[..., None, :], -torch.inf), dim=-1)
+    own = log_p.gather(-1, index.expand(scores.shape[:-1])[..., None])[..., 0]
+    seen = known.gather(-1, index)
+    unseen = (torch.zeros_like(known).scatter(-1, index, True) & ~known).sum(-1, keepdim=True)
+    one = 1 / (total + known.sum(-1, keepdim=True) + unseen)
+    return torch.where(seen, own + torch.log1p(-unseen * one), one.log())
 
 
-def tempered(scores: Tensor, target: Target, fold: Tensor, folds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Held-out losses `[cell, n]`, hits, and inner losses `[cell, fold]` from scores `[cell, fold, n, class]`.
+def tempered(scores: Tensor, index: Tensor, fold: Tensor, folds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Held-out losses and hits `[target, cell, n]`, and inner losses `[target, cell, fold]` from scores
+    `[target, cell, fold, n, class]` and labels `[target, n]`.
 
-    scores[:, a, i] is what the model that was chosen for outer fold a, fitted without fold a and without the fold of i,
-    gives
-    row i: of its inner folds the scale is learnt, of fold a itself the result.
+    scores[..., a, i, :] is what the model that was chosen for outer fold a, fitted without fold a and without the fold
+    of i,
+    gives row i: of its inner folds the scale is learnt, of fold a itself the result.
     """
-    index = target.index
-    assert index is not None
     outside = (fold != torch.arange(folds, device=fold.device)[:, None]).to(scores)  # [fold, n]
-    scales, inner = best_scale(scores, index, outside)
+    scales, inner = best_scale(scores, index[:, None, None], outside)
     rows = torch.arange(len(fold), device=fold.device)
-    outer = scores[:, fold, rows] * scales[:, fold][..., None]  # [cell, n, class]
+    outer = scores[:, :, fold, rows] * scales[:, :, fold][..., None]  # [target, cell, n, class]
+    classes = torch.nn.functional.one_hot(index, scores.shape[-1]).bool()  # [target, n, class]
     loss = torch.empty_like(outer[..., 0])
     for f in range(folds):
         out = fold == f
         total = float((~out).sum())
-        known = torch.zeros(target.classes, dtype=torch.bool, device=fold.device).index_fill(0, index[~out], True)
-        log_p = own_log_p(outer[:, out], index[out], known, total)
+        known = classes[:, ~out].any(1)
+        log_p = own_log_p(outer[:, :, out], index[:, None, out], known[:, None], total)
         # One sample's worth of a uniform distribution, as in TemperedProbe.
         weight = 1 / (total + 1)
-        uniform = torch.full_like(log_p, math.log(weight / int(known.sum())))
-        loss[:, out] = -torch.where(known[index[out]], torch.logaddexp(math.log1p(-weight) + log_p, uniform), log_p)
-    return loss, (outer.argmax(-1) == index).to(loss), inner
+        uniform = (weight / known.sum(-1)).log()[:, None, None].to(log_p)
+        seen = known.gather(-1, index[:, out])[:, None]
+        loss[:, :, out] = -torch.where(seen, torch.logaddexp(math.log1p(-weight) + log_p, uniform), log_p)
+    return loss, (outer.argmax(-1) == index[:, None]).to(loss), inner
 
 
 def chunks(count: int, size: int) -> Sequence[tuple[int, int]]:

@@ -113,9 +113,8 @@ def ridge_cells(cells: Cells, targets: Sequence[Target], fold: Any, probe: Any, 
         fits = Parts.of(sums, cells.d)
         penalty = _choose(fits, sums, targets, sums.n.new_tensor(probe.penalties))
         scores = _score(fits, sums, blocks(), targets, penalty, fold)
-        for t, target in enumerate(targets):
-            _fill(found, t, target, slice(first, last), scores[t], fold, folds)
-            found.penalty[t, :, first:last] = penalty[t].T.cpu().numpy()
+        _fill(found, targets, slice(first, last), scores, fold)
+        found.penalty[:, :, first:last] = torch.stack(penalty).mT.cpu().numpy()
     return found
 
 
@@ -176,15 +175,21 @@ def _score(
     return [part if t.decode is None else part @ t.decode.float() for part, t in zip(parts, targets, strict=True)]
 
 
-def _fill(found: Found, t: int, target: Target, cells: slice, scores: Tensor, fold: Tensor, folds: int) -> None:
-    """Losses, hits and inner losses of a target at some cells."""
-    if target.index is not None:
-        loss, hit, inner = tempered(scores, target, fold, folds)
-        found.hit[t, cells] = hit.cpu().numpy()
-    else:
-        error = ((scores - target.codes) ** 2).sum(-1)  # [cell, fold, n]
-        outside = (fold != torch.arange(folds, device=fold.device)[:, None]).to(error)
-        inner = (error * outside).sum(-1) / outside.sum(-1)
-        loss = error[:, fold, torch.arange(len(fold), device=fold.device)]
-    found.loss[t, cells] = loss.cpu().numpy()
-    found.inner[t, :, cells] = inner.T.cpu().numpy()
+def _fill(found: Found, targets: Sequence[Target], cells: slice, scores: Sequence[Tensor], fold: Tensor) -> None:
+    """Losses, hits and inner losses at some cells; targets with as many classes are scored side by side."""
+    folds = int(fold.max()) + 1
+    for width in {target.classes for target in targets}:
+        group = [t for t, target in enumerate(targets) if target.classes == width]
+        stacked = torch.stack([scores[t] for t in group])  # [target, cell, fold, n, class]
+        if width:
+            index = torch.stack([i for t in group if (i := targets[t].index) is not None])
+            loss, hit, inner = tempered(stacked, index, fold, folds)
+            found.hit[group, cells] = hit.cpu().numpy()
+        else:
+            codes = torch.stack([targets[t].codes for t in group])[:, None, None]
+            error = ((stacked - codes) ** 2).sum(-1)  # [target, cell, fold, n]
+            outside = (fold != torch.arange(folds, device=fold.device)[:, None]).to(error)
+            inner = (error * outside).sum(-1) / outside.sum(-1)
+            loss = error[:, :, fold, torch.arange(len(fold), device=fold.device)]
+        found.loss[group, cells] = loss.cpu().numpy()
+        found.inner[group, :, cells] = inner.mT.cpu().numpy()

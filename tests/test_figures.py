@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgba
 
 from loadbearing import figures, load
 from loadbearing.analyses import Channels, Decodability, Ledger, PatchMap
+from loadbearing.analyses.decodability_table import CONTROLS, SHARES
 from loadbearing.core import InputError, Manifest, Result, UnknownNameError
 from loadbearing.figures.canvas import named
 
@@ -91,17 +92,21 @@ def make_ledger(steps: int = 2) -> Ledger:
 
 def make_decodability(places: tuple[str, ...], bits: tuple[float, ...]) -> Decodability:
     """Two variables, the second the answer; the second layer reads these bits of it, the first one less."""
-    rng, problems = np.random.default_rng(0), 30
-    values = np.array(bits)[:, None, None, None] + rng.normal(0, 0.1, (len(places), 2, 2, problems))
-    values[:, 0] -= 1
-    null = np.full((2, problems), 3.0)
+    rng, problems, many = np.random.default_rng(0), 30, len(places)
+    values = np.array(bits)[:, None, None, None, None] + rng.normal(0, 0.1, (many, 1, 2, 2, problems))
+    values[:, :, 0] -= 1
+    coords = {"place": places, "site": ("resid_post",), "layer": (0, 1), "variable": ("v_1", "v_2")}
     return Decodability(
-        coords={"place": places, "layer": (0, 1), "variable": ("v_1", "v_2"), "mode": ("answer-only", "cot")},
+        coords={**coords, "mode": ("answer-only", "cot"), "control": CONTROLS, "share": SHARES},
         manifest=Manifest(),
         bits=values,
-        chosen=values[0, 1],
-        null=null,
-        shuffled=np.zeros((2, 1)),
+        curve_bits=values[:, 0, 1],
+        controls=np.stack([np.full((many, 2, problems), level) for level in (0.5, 0.25, 0.0)]),
+        shuffled=np.tile([-0.02, 0.01], (many, 2, 1)),
+        chosen=values[0, 0, 1],
+        taught=np.zeros((3, 2)),
+        null=np.full((2, problems), 3.0),
+        majority=np.full(2, 0.125),
         correct=np.ones((2, problems)),
     )
 
@@ -251,6 +256,28 @@ def test_decodability_draws_the_curve_along_both_runs() -> None:
     assert [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"] == [3.0, 3.0]  # type: ignore[index]
     assert axes.get_ylabel() == "bits about the answer"
     assert figures.decodability(chain, variable="v_1").get_ylabel() == "bits about v_1"
+
+
+def test_decodability_shows_its_controls() -> None:
+    chain = make_decodability(("cot prompt[-1]", "cot cue[-1]"), (1.0, 2.0))
+    axes = figures.decodability(chain)
+    by_style = {line.get_linestyle(): line for line in axes.lines if len(np.asarray(line.get_xdata())) == 2}
+    assert np.asarray(by_style[":"].get_ydata()).tolist() == [0.5, 0.5]
+    assert np.asarray(by_style["-."].get_ydata()).tolist() == [0.25, 0.25]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["random weights", "text alone"]
+
+
+def test_a_decodability_map_has_both_runs_side_by_side_and_the_first_layer_at_the_bottom() -> None:
+    places = ("answer-only cue[-1]", "cot prompt[-1]", "cot cue[-1]")
+    found = make_decodability(places, (2.0, 0.0, 1.0))
+    axes = figures.decodability_map(found)
+    direct, chain = meshes(axes)
+    np.testing.assert_allclose(direct, found.bits[:1, 0, ::-1, 1].mean(-1).T)
+    np.testing.assert_allclose(chain, found.bits[1:, 0, ::-1, 1].mean(-1).T)
+    assert {"answer-only run", "CoT run"} <= set(texts(axes))
+    assert [mesh.get_clim() for mesh in axes.collections if isinstance(mesh, QuadMesh)] == [(0.0, 3.0)] * 2
 
 
 def test_decodability_of_runs_with_other_positions_keeps_the_order_of_the_run() -> None:

@@ -10,7 +10,7 @@ from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from loadbearing.probes import RidgeProbe, group_folds, null_log_p, v_information
+from loadbearing.probes import RidgeProbe, group_folds, null_log_p, pointwise_v_information
 
 
 def blobs(n: int = 120, d: int = 8, classes: int = 4, noise: float = 0.5, seed: int = 0) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ def test_bits_of_gaussian_classes_approach_the_known_information() -> None:
     X = (2.0 * y - 1)[:, None] + rng.normal(size=(6000, 1))
     probe = RidgeProbe().fit(X[:5000], y[:5000])
     log_p = probe.predict_log_proba(X[5000:])[np.arange(1000), y[5000:]]
-    bits = v_information(log_p, null_log_p(y[:5000], y[5000:])).mean()
+    bits = pointwise_v_information(log_p, null_log_p(y[:5000], y[5000:])).mean()
     h = np.linspace(-9, 11, 20001)
     density = np.exp(-((h - 1) ** 2) / 2) / np.sqrt(2 * np.pi)
     known = 1 - (density * np.log2(1 + np.exp(-2 * h))).sum() * (h[1] - h[0])
