@@ -7,6 +7,8 @@ from .behaviour import behaviour
 from .behaviour_table import Behaviour
 from .channel_table import CONDITIONS, Channels
 from .channels import channels
+from .circularity import circularity
+from .circularity_table import Circularity
 from .decodability import decodability
 from .decodability_table import Decodability
 from .detail import by_layer, relay_by_position
@@ -24,6 +26,7 @@ __all__ = [
     "Behaviour",
     "ByLayer",
     "Channels",
+    "Circularity",
     "Decodability",
     "Doctor",
     "Ledger",
@@ -33,6 +36,7 @@ __all__ = [
     "behaviour",
     "by_layer",
     "channels",
+    "circularity",
     "decodability",
     "doctor",
     "ledger",

@@ -64,12 +64,14 @@ def behaviour(
     """
     began = time.perf_counter()
     runs = cot_runs(model, problems, cot, progress, max_new_tokens)
-    kept, dropped = _with_steps(runs)
+    kept, dropped = readable(
+        runs, "behaviour alters a chain of thought step by step", "Use a task whose parse_steps reads this text"
+    )
     rng = np.random.default_rng(seed)
     trials = [*_truncated(kept), *_content_free(model, kept, filler, rng), *_mistakes(kept, rng)]
     limits: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
     implied = [_implied(model, kept[trial.row], trial) for trial in trials]
-    answers = _answers(model, kept, trials, _rewrite(model, kept, trials, max_new_tokens, limits), limits)
+    answers = forced_answers(model, kept, trials, _rewrite(model, kept, trials, max_new_tokens, limits), limits)
     arrays = _score(kept, trials, answers, implied)
     one_pass = np.full(len(kept), np.nan)
     if model.supports("answer-only"):
@@ -88,13 +90,16 @@ def behaviour(
     return Behaviour(coords=coords, manifest=manifest, own=own, one_pass=one_pass, **arrays)
 
 
-def _with_steps(runs: Runs) -> tuple[list[Run], dict[str, int]]:
-    """The runs with an answer and at least one step, and the others counted by reason."""
+def readable(runs: Runs, aim: str, advice: str, steps: bool = True) -> tuple[list[Run], dict[str, int]]:
+    """The runs with an answer (and at least one step, if `steps`), and the others counted by reason.
+
+    aim: what the analysis does, advice: what to do about it, for the error where no run is left
+    """
     kept, reasons = [], []
     for run in runs:
         if not run.finished or run.answer is None:
             reasons.append("no answer that the task can read, or a chain of thought that was cut off")
-        elif not run.values:
+        elif steps and not run.values:
             reasons.append("no step that the task can read")
         else:
             kept.append(run)
@@ -103,13 +108,13 @@ def _with_steps(runs: Runs) -> tuple[list[Run], dict[str, int]]:
         text = decode(runs.model.tokenizer, first.tokens("cot")) if "cot" in first.spans else ""
         found = " and ".join(f"{n} with {reason}" for reason, n in count_reasons(reasons).items())
         raise InputError(
-            f"behaviour alters a chain of thought step by step, and task {first.problem.task.spec!r} can use none of "
-            f"{len(runs)} runs: {found} (the first chain is {text!r}). Use a task whose parse_steps reads this text"
+            f"{aim}, and task {first.problem.task.spec!r} can use none of "
+            f"{len(runs)} runs: {found} (the first chain is {text!r}). {advice}"
         )
     return kept, count_reasons(reasons)
 
 
-def _ends(run: Run) -> list[int]:
+def step_ends(run: Run) -> list[int]:
     """Where the text that keeps k steps ends, for k = 0 (the prompt) to n (the whole chain of thought)."""
     start, stop = run.spans["cot"]
     return [start, *(run.spans[f"step.{item}"][1] for item in sorted(run.values)[:-1]), stop]
@@ -124,23 +129,30 @@ def _truncated(runs: Sequence[Run]) -> list[Trial]:
     return [
         Trial("truncated", k, row, run.ids[run.spans["cot"][0] : end])
         for row, run in enumerate(runs)
-        for k, end in enumerate(_ends(run))
+        for k, end in enumerate(step_ends(run))
     ]
 
 
 def _content_free(model: Model, runs: Sequence[Run], filler: str | None, rng: np.random.Generator) -> list[Trial]:
-    """As many tokens as the truncated text has, drawn from all chains of thought, or a filler over and over."""
-    if filler is None:
-        pool = np.array([token for run in runs for token in run.tokens("cot")])
-        drawn = {row: tuple(rng.choice(pool, len(run.tokens("cot"))).tolist()) for row, run in enumerate(runs)}
-    else:
-        ids = tokenize(model.tokenizer, [Piece(filler)]).ids
-        if not ids:
-            raise InputError(f"filler={filler!r} has no token: give text, such as ' ...'")
-        drawn = {row: ids * len(run.tokens("cot")) for row, run in enumerate(runs)}
+    """As many tokens as the truncated text has, without content."""
+    drawn = content_free(model, runs, filler, rng)
     return [
         replace(trial, tampering="content-free", cot=drawn[trial.row][: len(trial.cot)]) for trial in _truncated(runs)
     ]
+
+
+def content_free(
+    model: Model, runs: Sequence[Run], filler: str | None, rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """As many tokens as every chain of thought has, drawn from all of them, or a filler over and over."""
+    lengths = [len(run.tokens("cot")) for run in runs]
+    if filler is None:
+        pool = np.array([token for run in runs for token in run.tokens("cot")])
+        return [tuple(rng.choice(pool, length).tolist()) for length in lengths]
+    ids = tokenize(model.tokenizer, [Piece(filler)]).ids
+    if not ids:
+        raise InputError(f"filler={filler!r} has no token: give text, such as ' ...'")
+    return [(ids * length)[:length] for length in lengths]
 
 
 def _mistakes(runs: Sequence[Run], rng: np.random.Generator) -> list[Trial]:
@@ -189,7 +201,7 @@ def _rewrite(
     return cots
 
 
-def _answers(
+def forced_answers(
     model: Model, runs: Sequence[Run], trials: Sequence[Trial], cots: Sequence[Any], limits: Mapping[str, Any]
 ) -> list[str | None]:
     """The answer after every chain of thought and the cue; None where there is no chain or no answer to read."""

@@ -72,7 +72,7 @@ def decodability(
     True
     """
     began = time.perf_counter()
-    names = _names(problems, variables)
+    names = variables_of(problems, variables)
     asked = _ask(problems, names, RidgeProbe() if probe is None else probe, folds, shuffles, text, seed)
     runs = {mode: generate(model, problems, mode, progress=progress) for mode in MODES if model.supports(mode)}
     sites = tuple(dict.fromkeys(site_name(site)[0] for site in sites))
@@ -111,7 +111,8 @@ def decodability(
     )
 
 
-def _names(problems: Sequence[Problem], variables: Sequence[str] | None) -> tuple[str, ...]:
+def variables_of(problems: Sequence[Problem], variables: Sequence[str] | None) -> tuple[str, ...]:
+    """The variables to probe: those named, or the task's intermediates; all problems must have them."""
     if not problems:
         raise InputError("no problems to probe")
     names = tuple(variables if variables is not None else problems[0].task.intermediates)

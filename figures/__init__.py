@@ -7,6 +7,7 @@ the one `Axes` it drew in. `save` writes files; `style` is the style for further
 
 from .cells import cells
 from .channels import channels
+from .circularity import circularity
 from .decodability import decodability, decodability_map
 from .ledger import ledger
 from .patch import patch
@@ -20,6 +21,7 @@ __all__ = [
     "WIRE_COLOURS",
     "cells",
     "channels",
+    "circularity",
     "decodability",
     "decodability_map",
     "ledger",

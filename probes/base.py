@@ -125,7 +125,8 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
     """A classifier over tensors: a subclass gives `_fit(X, index, weights, groups)` and `_log_proba(X)`.
 
     Fitted arrays are numpy where the features were, and tensors on the features' device where those were tensors;
-    predictions are of the kind of the features that they are asked for, labels of the kind of the labels.
+    predictions are of the kind of the features that they are asked for. Predicted labels are of the kind of the labels,
+    and tensors where features are tensors and labels numbers.
     """
 
     classes_: Any
@@ -139,6 +140,10 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
         """
         features = as_features(self, X, reset=True)
         self.classes_, index = as_labels(y, features)
+        if isinstance(X, Tensor) and not isinstance(self.classes_, Tensor) and self.classes_.dtype.kind in "biuf":
+            self.classes_ = torch.from_numpy(self.classes_).to(
+                X.device
+            )  # so that predictions stay where the features are
         weights = as_weights(sample_weight, features)
         members = None if groups is None else as_members(groups, features)
         if sample_weight is not None:
@@ -146,7 +151,7 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             features, index, weights = features[kept], index[kept], weights[kept]
             members = None if members is None else members[kept]
             present, index = torch.unique(index, return_inverse=True)
-            self.classes_ = self.classes_[present.to(getattr(self.classes_, "device", "cpu"))]
+            self.classes_ = _picked(self.classes_, present)
         if len(self.classes_) < 2:
             raise ValueError(
                 f"{type(self).__name__} needs samples of at least 2 classes, got 1 class: {self.classes_[0]!r}"
@@ -186,12 +191,20 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Any:
         """The most likely class of each row."""
-        best = self._scores(self._checked(X)).argmax(dim=-1)
-        return (
-            self.classes_[best.to(self.classes_.device)]
-            if isinstance(self.classes_, Tensor)
-            else (self.classes_[best.cpu().numpy()])
-        )
+        return _picked(self.classes_, self._scores(self._checked(X)).argmax(dim=-1))
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows (by weight) whose most likely class is their own."""
+        if not isinstance(X, Tensor) or not isinstance(self.classes_, Tensor):
+            return float(super().score(X, y, sample_weight))
+        right = (self.predict(X) == torch.as_tensor(y).to(self.classes_.device)).to(torch.float64)
+        weights = as_weights(sample_weight, right[:, None])
+        return float((right * weights).sum() / weights.sum())
+
+
+def _picked(classes: Any, number: Tensor) -> Any:
+    """Labels by their numbers; where labels are no tensor (names), their numbers come to the host, as they must."""
+    return classes[number.to(classes.device)] if isinstance(classes, Tensor) else classes[number.cpu().numpy()]
 
 
 class LinearProbe(ProbeClassifier):

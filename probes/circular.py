@@ -1,6 +1,5 @@
 """A probe for values on a circle: hours, weekdays, residues."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,10 +38,10 @@ class CircularProbe(TemperedProbe):
 
     def __init__(
         self,
-        period: int | None = None,
-        frequencies: Sequence[int] = (1,),
-        penalties: Sequence[float] = PENALTIES,
-        folds: int | None = None,
+        period: Any = None,
+        frequencies: Any = (1,),
+        penalties: Any = PENALTIES,
+        folds: Any = None,
     ) -> None:
         self.period = period
         self.frequencies = frequencies

@@ -1,7 +1,6 @@
 """Multinomial logistic regression with a ridge penalty, chosen on inner folds."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,13 +11,15 @@ from .folds import inner_folds
 from .multinomial import solve
 from .ridge import PENALTIES
 
+ROUGH = 1e-5  # the largest gradient, a sample, that is left while penalties are compared
+
 
 class Coordinates:
     """Features in uncorrelated coordinates in units of about 1, where the solver is at its best, and the way back."""
 
     def __init__(self, X: Tensor, weights: Tensor, centre: bool) -> None:
         self.mean = weights @ X / weights.sum() if centre else X.new_zeros(X.shape[1])
-        centred = X - self.mean
+        centred = weights.sqrt()[:, None] * (X - self.mean)
         if len(X) <= X.shape[1]:
             _, singular, self.right = torch.linalg.svd(centred, full_matrices=False)
             power = singular**2
@@ -27,7 +28,7 @@ class Coordinates:
             self.right = vectors.T
         kept = power > 1e-12 * power.amax().clamp_min(1e-300)
         self.right = self.right[kept]
-        spread = (power[kept].sum() / (len(X) * X.shape[1])).sqrt()
+        spread = (power[kept].sum() / (weights.sum() * X.shape[1])).sqrt()
         self.spread = torch.where(spread > 0, spread, torch.ones_like(spread))
 
     def __call__(self, X: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class LogisticProbe(LinearProbe):
 
     penalties: candidates, as multiples of n times the mean variance of a feature (scikit-learn's C is 1 / that
         product); infinity holds the coefficients at 0
-    cv: inner folds; the penalty with the lowest held-out log-loss is chosen. One penalty needs none
+    folds: how many inner folds; the penalty with the lowest held-out log-loss is chosen. One penalty needs none
     fit_intercept: without it (and then without centring) the scores are linear in the features as they are
     tol: the largest gradient left, a sample
 
@@ -70,13 +71,13 @@ class LogisticProbe(LinearProbe):
 
     def __init__(
         self,
-        penalties: Sequence[float] = PENALTIES,
-        cv: int = 5,
-        fit_intercept: bool = True,
-        tol: float = 1e-6,
+        penalties: Any = PENALTIES,
+        folds: Any = 5,
+        fit_intercept: Any = True,
+        tol: Any = 1e-8,
     ) -> None:
         self.penalties = penalties
-        self.cv = cv
+        self.folds = folds
         self.fit_intercept = fit_intercept
         self.tol = tol
 
@@ -98,12 +99,13 @@ class LogisticProbe(LinearProbe):
         options = {"classes": len(self.classes_), "offset": offset, "tol": self.tol}
         best, loss, start = 0, math.nan, None
         if len(self.penalties) > 1:
-            fold = inner_folds(X, index, self.cv, groups)
-            folds = int(fold.max()) + 1
-            kept = fold[:, None] != torch.arange(folds, device=X.device)
+            fold = inner_folds(X, index, self.folds, groups)
+            count = int(fold.max()) + 1
+            kept = fold[:, None] != torch.arange(count, device=X.device)
             sample = (weights[:, None] * kept).repeat_interleave(len(self.penalties), dim=1)  # [n, fold x penalty]
-            tried = Z.new_tensor(self.penalties).repeat(folds)
-            coef = solve(Z, index, sample, self._penalty(Z, X, sample, tried), **options)
+            tried = Z.new_tensor(self.penalties).repeat(count)
+            rough = {**options, "tol": max(self.tol, ROUGH)}
+            coef = solve(Z, index, sample, self._penalty(Z, X, sample, tried), **rough)
             losses = self._held_out(Z, index, weights, offset, fold, coef)
             best = int(losses.argmin())
             loss, start = float(losses[best]), coef[..., best :: len(self.penalties)].mean(-1, keepdim=True)

@@ -1,6 +1,5 @@
 """A linear probe that reads few directions."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,7 +32,7 @@ class LowRankProbe(TemperedProbe):
     (1.0, (3, 2))
     """
 
-    def __init__(self, rank: int = 2, penalties: Sequence[float] = PENALTIES, folds: int = 5) -> None:
+    def __init__(self, rank: Any = 2, penalties: Any = PENALTIES, folds: Any = 5) -> None:
         self.rank = rank
         self.penalties = penalties
         self.folds = folds

@@ -1,6 +1,5 @@
 """Ridge probes; the penalty is chosen by exact leave-one-out, from one factorisation."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,8 +97,9 @@ class RidgeProbe(TemperedProbe):
     """Linear classifier: ridge regression on class indicators, softmax of the scaled scores.
 
     penalties: candidates, as multiples of n times the mean variance of a feature
-    cv: None chooses the penalty by exact leave-one-out (Allen 1974), which needs no refit; a number by as many inner
-        folds. Rows in groups always use folds (5 unless `cv` says otherwise): leaving out one row would leave its group
+    folds: None chooses the penalty by exact leave-one-out (Allen 1974), which needs no refit; a number by as many inner
+        folds. Rows in groups always use folds (5 unless `folds` says otherwise): leaving out one row would leave its
+        group
 
     The penalty and the scale of the scores are those with the lowest held-out log-loss. After `fit`: `classes_`,
     `coef_` [class, d], `intercept_`, `penalty_`, `scale_`, `held_out_log_loss_` (nats) and `subspace_`, an orthonormal
@@ -113,13 +113,13 @@ class RidgeProbe(TemperedProbe):
     (True, (150, 3))
     """
 
-    def __init__(self, penalties: Sequence[float] = PENALTIES, cv: int | None = None) -> None:
+    def __init__(self, penalties: Any = PENALTIES, folds: Any = None) -> None:
         self.penalties = penalties
-        self.cv = cv
+        self.folds = folds
 
     def _fit(self, X: Tensor, index: Tensor, weights: Tensor, groups: Tensor | None) -> dict[str, Any]:
         targets = torch.eye(len(self.classes_), dtype=X.dtype, device=X.device)[index]
-        fold = _folds(X, index, self.cv, groups)
+        fold = _folds(X, index, self.folds, groups)
         factors, left_out = held_out_predictions(X, targets, weights, X.new_tensor(self.penalties), fold)
         scales, losses = best_scale(left_out, index, weights)
         best = int(losses.argmin())
@@ -136,7 +136,7 @@ class RidgeProbe(TemperedProbe):
 class RidgeRegressor(RegressorMixin, BaseEstimator):
     """Ridge regression of one or several real targets, its penalty chosen by exact leave-one-out or inner folds.
 
-    penalties and cv as in `RidgeProbe`; the lowest held-out squared error decides (for several targets their sum).
+    penalties and folds as in `RidgeProbe`; the lowest held-out squared error decides (for several targets their sum).
     After `fit`: `coef_` [d] or [target, d], `intercept_`, `penalty_`, `held_out_r2_` (1 - squared error over variance,
     for all targets together), `subspace_` [d, rank].
 
@@ -146,9 +146,9 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):
     [1.0, 2.0]
     """
 
-    def __init__(self, penalties: Sequence[float] = PENALTIES, cv: int | None = None) -> None:
+    def __init__(self, penalties: Any = PENALTIES, folds: Any = None) -> None:
         self.penalties = penalties
-        self.cv = cv
+        self.folds = folds
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> "RidgeRegressor":
         """Fit to features `[n, d]` and values `[n]` or `[n, target]`; weights and groups as in every probe."""
@@ -161,7 +161,7 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):
             features, values, weights = features[kept], values[kept], weights[kept]
             members = None if members is None else members[kept]
         targets = values if values.ndim == 2 else values[:, None]
-        fold = _folds(features, features.new_zeros(len(features), dtype=torch.long), self.cv, members)
+        fold = _folds(features, features.new_zeros(len(features), dtype=torch.long), self.folds, members)
         factors, left_out = held_out_predictions(features, targets, weights, features.new_tensor(self.penalties), fold)
         errors = (weights[:, None] * (left_out - targets) ** 2).sum((1, 2))
         best = int(errors.argmin())
@@ -195,6 +195,6 @@ class RidgeRegressor(RegressorMixin, BaseEstimator):
         return tags
 
 
-def _folds(X: Tensor, index: Tensor, cv: int | None, groups: Tensor | None) -> Tensor | None:
+def _folds(X: Tensor, index: Tensor, folds: int | None, groups: Tensor | None) -> Tensor | None:
     """Inner folds, or None for leave-one-out."""
-    return None if cv is None and groups is None else inner_folds(X, index, cv or 5, groups)
+    return None if folds is None and groups is None else inner_folds(X, index, folds or 5, groups)
