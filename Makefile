@@ -5,7 +5,7 @@ OUT ?= study
 BIN := $(VENV)/bin
 ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: study test slow benchmark lint types check
+.PHONY: study test probes slow benchmark lint types check
 
 study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
@@ -13,13 +13,22 @@ study: $(VENV)/installed
 test: $(VENV)/installed-dev
 	$(ENV) $(BIN)/python -m pytest -m "not slow"
 
+# The probes alone, as another project installs them: without a language-model library, without our other dependencies.
+probes:
+	$(PYTHON) -m venv $(VENV)-probes
+	$(VENV)-probes/bin/python -m pip install --constraint constraints.txt torch numpy scikit-learn jaxtyping pytest
+	$(VENV)-probes/bin/python -m pip install --no-deps .
+	cd tests && ../$(VENV)-probes/bin/python -m pytest --noconftest -p no:cacheprovider -o addopts=--import-mode=importlib \
+	  test_probes.py test_estimators.py test_circular.py test_measures.py test_erasure.py test_subspace.py test_sweep.py
+
 # Retrains an organism and compares it with the shipped one: minutes.
 slow: $(VENV)/installed-dev
 	$(ENV) $(BIN)/python -m pytest -m slow
 
-# Time of the eight cells, and recovered against built-in wires (trains the models with known wires: half an hour).
+# Time of the eight cells and of probe sweeps, and recovered against built-in wires (trains the models with known wires: half an hour).
 benchmark: $(VENV)/installed-dev
 	$(ENV) $(BIN)/python benchmarks/channels_speed.py
+	$(ENV) $(BIN)/python benchmarks/probe_sweep.py
 	$(ENV) $(BIN)/python benchmarks/truth_models.py --out $(OUT)-truth
 	$(ENV) $(BIN)/python benchmarks/truth.py --models $(OUT)-truth --out $(OUT)-truth/recovered.csv
 

@@ -5,10 +5,14 @@ from .ablation import ablation
 from .ablation_table import Ablation
 from .behaviour import behaviour
 from .behaviour_table import Behaviour
+from .beyond import beyond
+from .beyond_table import Beyond
 from .channel_table import CONDITIONS, Channels
 from .channels import channels
 from .circularity import circularity
 from .circularity_table import Circularity
+from .commitment import commitment
+from .commitment_table import Commitment
 from .decodability import decodability
 from .decodability_table import Decodability
 from .detail import by_layer, relay_by_position
@@ -24,9 +28,11 @@ __all__ = [
     "CONDITIONS",
     "Ablation",
     "Behaviour",
+    "Beyond",
     "ByLayer",
     "Channels",
     "Circularity",
+    "Commitment",
     "Decodability",
     "Doctor",
     "Ledger",
@@ -34,9 +40,11 @@ __all__ = [
     "RelayByPosition",
     "ablation",
     "behaviour",
+    "beyond",
     "by_layer",
     "channels",
     "circularity",
+    "commitment",
     "decodability",
     "doctor",
     "ledger",

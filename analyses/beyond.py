@@ -200,7 +200,7 @@ def _ask(
     runs: Runs, names: Sequence[str], places: Sequence[Place], fold: NDArray[Any], seed: int, progress: bool
 ) -> dict[tuple[int, int], Asked]:
     """Every variable at every place: what its labels are, and what is known without the state."""
-    found = {}
+    found, read = {}, {}
     cells = [(v, p) for v in range(len(names)) for p in range(len(places))]
     for v, p in tqdm(cells, desc="text", disable=not progress, leave=False):
         place = places[p]
@@ -209,7 +209,10 @@ def _ask(
         classes, index = np.unique(y, return_inverse=True)
         # The prompt and the template are no text of the model's: before its first token it has said nothing.
         ends = [max(int(at) + 1, run.spans["cot"][0]) for run, at in zip(here, place.at, strict=True)]
-        reading = read_text(here, ends, y, classes, parts, seed=seed)
+        same = v, tuple(place.rows), tuple(ends)
+        if same not in read:
+            read[same] = read_text(here, ends, y, classes, parts, seed=seed)
+        reading = read[same]
         null = np.stack([null_log_p(y[parts != f], classes) for f in range(int(fold.max()) + 1)])
         nothing = null[:, None].repeat(len(y), axis=1)
         found[v, p] = Asked(index, np.stack([nothing, reading.inner]), reading)

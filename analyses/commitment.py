@@ -146,7 +146,7 @@ def _asked(runs: Sequence[Run], parts: int | None, folds: int, seed: int) -> Ask
     answers, y = np.unique([str(run.answer) for run in runs], return_inverse=True)
     if len(answers) < 2:
         raise InputError(
-            f"the own answer is {answers[0]!r} in all {len(y)} runs, so that there is nothing to settle: expected "
+            f"the own answer is {str(answers[0])!r} in all {len(y)} runs, so that there is nothing to settle: expected "
             "different answers; give other problems"
         )
     ends = [step_ends(run) if parts is None else _equal_parts(run, parts) for run in runs]

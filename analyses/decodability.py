@@ -176,7 +176,8 @@ def _shuffled(asked: Question, place: Place, target: str, cell: tuple[int, ...],
     rng = np.random.default_rng(asked.seed)
     y = asked.labels[target][place.run]
     labels = {str(s): rng.permutation(y) for s in range(asked.shuffles)}
-    found = sweep(place.X[:, *cell], labels, probe=asked.probe, folds=fold)
+    site, layer = cell
+    found = sweep(place.X[:, site, layer], labels, probe=asked.probe, folds=fold)
     return np.array([found.bits(name).mean() for name in labels])
 
 

@@ -50,7 +50,7 @@ def timed(call: Callable[[], Any], repeats: int) -> tuple[list[float], Any]:
 
 def penalties_of(X: NDArray[Any]) -> NDArray[Any]:
     """The penalties of the probes as scikit-learn's alphas: multiples of n times the mean variance of a feature."""
-    return np.array(PENALTIES) * ((X - X.mean(0)) ** 2).sum() / X.shape[1]
+    return np.asarray(np.array(PENALTIES) * ((X - X.mean(0)) ** 2).sum() / X.shape[1])
 
 
 def loop_ridge(X: NDArray[Any], y: NDArray[Any], fold: NDArray[Any], inner: bool = False) -> float:
@@ -132,7 +132,7 @@ def main(
     growth: Annotated[bool, typer.Option(help="also time one cell with d from 128 to 4096")] = True,
 ) -> None:
     """Print times, ratios, and how far the scores are apart."""
-    inner = {
+    inner: dict[str, Loop] = {
         "RidgeClassifierCV (leave-one-out)": loop_ridge,
         "RidgeClassifierCV (the same inner folds)": loop_ridge_inner,
     }

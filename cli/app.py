@@ -1,28 +1,31 @@
 """The commands: each is a thin layer over one function of the library."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
 import typer
 
+from .options import (
+    CotOption,
+    KeepOption,
+    MemoryOption,
+    ModelOption,
+    QuietOption,
+    SamplesOption,
+    SaveOption,
+    TargetOption,
+    TaskOption,
+    TemperatureOption,
+    load_both,
+    print_table,
+    show,
+)
+from .reading import register
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 organisms = typer.Typer(no_args_is_help=True, help="The small models whose mechanism is known.")
 app.add_typer(organisms, name="organisms")
-
-ModelOption = Annotated[str, typer.Option("--model", help='"organism:NAME", a local folder or a hub name')]
-TaskOption = Annotated[
-    str | None, typer.Option("--task", help='such as "modular-sum:terms=4"; default: the organism\'s')
-]
-SaveOption = Annotated[Path | None, typer.Option("--save", help="write the result to this .safetensors file")]
-QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
-TargetOption = Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')]
-SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="CoTs a problem (with a temperature)")]
-TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy")]
-KeepOption = Annotated[str, typer.Option("--keep", help='"all", or "correct": only right answers')]
-MemoryOption = Annotated[float, typer.Option("--memory", help="gigabytes for caches")]
-CotOption = Annotated[str, typer.Option("--cot", help='"model" (its own) or "task" (gold)')]
 
 
 @app.callback()
@@ -66,11 +69,11 @@ def channels(
     """How much of the target's dependence on the prompt goes direct, by relay, and by tokens."""
     from .. import analyses
 
-    loaded, chosen = _load(model, task)
+    loaded, chosen = load_both(model, task)
     given = chosen.pairs(pairs, seed=seed, vary=vary)
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep, "memory": memory}
     result = analyses.channels(loaded, given, target=target, cot=cot, seed=seed, progress=not quiet, **drawn)
-    _show(result, result.table(), save, result.notes())
+    show(result, result.table(), save, result.notes())
 
 
 @app.command()
@@ -93,12 +96,12 @@ def ablation(
     """What is lost when a wire is set to nothing: for problems without a counterfactual partner."""
     from .. import analyses
 
-    loaded, chosen = _load(model, task)
+    loaded, chosen = load_both(model, task)
     given = chosen.problems(problems, seed=seed)
     how: dict[str, Any] = {"baseline": baseline, "text": text, "target": target, "cot": cot}
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep, "memory": memory}
     result = analyses.ablation(loaded, given, seed=seed, progress=not quiet, **how, **drawn)
-    _show(result, result.table(), save)
+    show(result, result.table(), save)
 
 
 @app.command()
@@ -114,9 +117,9 @@ def ledger(
     """Who computed each step: swap one source, hold the rest, decode the target."""
     from .. import analyses
 
-    loaded, chosen = _load(model, task)
+    loaded, chosen = load_both(model, task)
     result = analyses.ledger(loaded, chosen.problems(problems, seed=seed), cot=cot, seed=seed, progress=not quiet)
-    _show(result, result.frame(), save, result.notes())
+    show(result, result.frame(), save, result.notes())
 
 
 @app.command()
@@ -135,27 +138,10 @@ def behaviour(
     """What becomes of the answer when the text is truncated, emptied, or made wrong."""
     from .. import analyses
 
-    loaded, chosen = _load(model, task)
+    loaded, chosen = load_both(model, task)
     given = chosen.problems(problems, seed=seed)
     result = analyses.behaviour(loaded, given, cot=cot, filler=filler, seed=seed, progress=not quiet)
-    _show(result, result.table(), save, result.notes())
-
-
-@app.command()
-def decodability(
-    model: ModelOption,
-    task: TaskOption = None,
-    problems: Annotated[int, typer.Option("--problems", min=10)] = 500,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    save: SaveOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """What a linear probe reads, where, in bits."""
-    from .. import analyses
-
-    loaded, chosen = _load(model, task)
-    result = analyses.decodability(loaded, chosen.problems(problems, seed=seed), seed=seed, progress=not quiet)
-    _show(result, result.curve(), save)
+    show(result, result.table(), save, result.notes())
 
 
 @app.command()
@@ -176,12 +162,12 @@ def patch(
     from ..core import check_name
 
     check_name("mode", mode, hooks.MODES)
-    loaded, chosen = _load(model, task)
+    loaded, chosen = load_both(model, task)
     given = chosen.pairs(pairs, seed=seed, vary=vary)
     named: Any = mode
     result = analyses.patch(loaded, given, mode=named, target=target, cot=cot, progress=not quiet)
     table = result.frame().pivot_table(index="layer", columns="position", values="effect", sort=False)
-    _show(result, table.reset_index(), save)
+    show(result, table.reset_index(), save)
 
 
 @app.command()
@@ -197,7 +183,7 @@ def doctor(
     loaded = hooks.load(model)
     pairs = None if task is None else tasks.load(task).pairs(4, tokenizer=loaded.tokenizer)
     result = analyses.doctor(loaded, pairs, progress=not quiet)
-    _show(result, result.table(), save)
+    show(result, result.table(), save)
     if not result.healthy:
         raise typer.Exit(1)
 
@@ -213,7 +199,7 @@ def list_organisms() -> None:
         card = shipped.get(name)
         accuracy = ", ".join(f"{mode} {value:.3f}" for mode, value in card.accuracy.items()) if card else "not shipped"
         rows.append({"name": name, "accuracy": accuracy, "summary": spec.summary})
-    _print(pd.DataFrame(rows))
+    print_table(pd.DataFrame(rows))
 
 
 @organisms.command("show")
@@ -239,25 +225,4 @@ def train_organism(
     typer.echo(f"held-out accuracy: {accuracy}\n{folder}")
 
 
-def _load(model: str, task: str | None) -> tuple[Any, Any]:
-    from .. import hooks, tasks
-    from ..core import InputError
-
-    chosen = tasks.load(task) if task is not None else None
-    loaded = hooks.load(model)
-    chosen = chosen if chosen is not None else loaded.task
-    if chosen is None:
-        raise InputError(f"{model!r} has no task of its own: pass --task, one of {', '.join(tasks.TASKS)}")
-    return loaded, chosen
-
-
-def _show(result: Any, table: pd.DataFrame, save: Path | None, notes: Mapping[str, str] | None = None) -> None:
-    _print(table)
-    for name, value in (notes or {}).items():
-        typer.echo(f"- {name}: {value}")
-    if save is not None:
-        typer.echo(result.save(save))
-
-
-def _print(table: pd.DataFrame) -> None:
-    typer.echo(table.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+register(app)

@@ -1,13 +1,16 @@
 """Results to figures: results (and axes) in, axes out. Never runs a model.
 
-One function a question: `channels`, `cells`, `ledger`, `decodability`, `patch`. Each takes one result or a dict of name
-to result, draws into `ax` with the caller's own style, or makes a figure in the style of a paper's column, and returns
-the one `Axes` it drew in. `save` writes files; `style` is the style for further axes.
+One function a question: `channels`, `cells`, `ledger`, `decodability`, `beyond`, `commitment`, `patch`. Each takes one
+result or a dict of name to result, draws into `ax` with the caller's own style, or makes a figure in the style of a
+paper's column, and returns the one `Axes` it drew in; `decodability_map` and `circularity` take one result. `save`
+writes files; `style` is the style for further axes.
 """
 
+from .beyond import beyond
 from .cells import cells
 from .channels import channels
 from .circularity import circularity
+from .commitment import commitment
 from .decodability import decodability, decodability_map
 from .ledger import ledger
 from .patch import patch
@@ -19,9 +22,11 @@ __all__ = [
     "DOUBLE_COLUMN",
     "MODEL_COLOURS",
     "WIRE_COLOURS",
+    "beyond",
     "cells",
     "channels",
     "circularity",
+    "commitment",
     "decodability",
     "decodability_map",
     "ledger",

@@ -34,10 +34,10 @@ def as_features(estimator: BaseEstimator, X: Any, *, reset: bool = False) -> Ten
         estimator.n_features_in_ = X.shape[1]
     elif X.shape[1] != estimator.n_features_in_:
         raise ValueError(f"X has {X.shape[1]} features, but {name} is expecting {estimator.n_features_in_} features")
-    X = X.detach().to(torch.float32 if X.device.type == "mps" else torch.float64)
-    if not torch.isfinite(X).all():
+    features: Tensor = X.detach().to(torch.float32 if X.device.type == "mps" else torch.float64)
+    if not torch.isfinite(features).all():
         raise ValueError(f"Input X contains NaN or infinity: {name} needs finite features, so drop or mend those rows")
-    return X
+    return features
 
 
 def as_labels(y: Any, X: Tensor) -> tuple[Array, Tensor]:
@@ -89,14 +89,14 @@ def as_values(y: Any, X: Tensor) -> Tensor:
         if y.dtype.kind not in "fiub":
             y = y.astype(np.float64)
         y = torch.from_numpy(np.require(y, np.float64, ["C", "W"]))
-    y = y.detach().to(X)
-    if y.ndim not in (1, 2) or len(y) != len(X):
+    values: Tensor = y.detach().to(X)
+    if values.ndim not in (1, 2) or len(values) != len(X):
         raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {len(X)} rows and targets {tuple(y.shape)}"
+            f"Found input variables with inconsistent numbers of samples: {len(X)} rows and targets {tuple(values.shape)}"
         )
-    if not torch.isfinite(y).all():
+    if not torch.isfinite(values).all():
         raise ValueError("Input y contains NaN or infinity: drop those rows")
-    return y
+    return values
 
 
 def as_weights(sample_weight: Any, X: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ def as_weights(sample_weight: Any, X: Tensor) -> Tensor:
     if not isinstance(sample_weight, Tensor):
         checked = _check_sample_weight(sample_weight, np.empty((len(X), 0)), dtype=np.float64, ensure_non_negative=True)
         sample_weight = torch.from_numpy(np.require(checked, requirements=["C", "W"]))
-    weights = sample_weight.detach().to(X)
+    weights: Tensor = sample_weight.detach().to(X)
     if weights.ndim != 1 or len(weights) != len(X):
         raise ValueError(f"sample_weight.shape == {tuple(weights.shape)}, expected ({len(X)},)")
     if not torch.isfinite(weights).all() or (weights < 0).any():
@@ -191,10 +191,12 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> Any:
         """The most likely class of each row."""
-        return _picked(self.classes_, self._scores(self._checked(X)).argmax(dim=-1))
+        best = self._scores(self._checked(X)).argmax(dim=-1)
+        return _picked(self.classes_, best)
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows (by weight) whose most likely class is their own."""
+        check_is_fitted(self)
         if not isinstance(X, Tensor) or not isinstance(self.classes_, Tensor):
             return float(super().score(X, y, sample_weight))
         right = (self.predict(X) == torch.as_tensor(y).to(self.classes_.device)).to(torch.float64)

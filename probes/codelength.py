@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from .base import like
+from .base import like, numbered
 from .estimate import Estimate
 from .held_out import Labelled
-from .information import LN2, numbered
+from .information import LN2
 
 FRACTIONS = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.0625, 0.125, 0.25, 0.5, 1.0)
 

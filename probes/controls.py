@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .base import numbered
 from .estimate import Estimate
 from .held_out import HeldOut, held_out, taken
-from .information import numbered
 
 
 def shuffled(y: Any, groups: Any = None, *, seed: int = 0) -> Any:

@@ -7,8 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .base import like
-from .information import numbered
+from .base import like, numbered
 
 RESAMPLES = 999
 

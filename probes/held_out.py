@@ -11,10 +11,10 @@ from sklearn.utils import _safe_indexing
 from sklearn.utils.validation import has_fit_parameter
 from torch import Tensor
 
-from .base import as_labels, like
+from .base import as_labels, like, numbered
 from .calibration import Calibration, calibration
 from .estimate import Estimate, as_float, estimate
-from .information import LN2, columns_of, constant_log_p, fold_numbers, numbered
+from .information import LN2, columns_of, constant_log_p, fold_numbers
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -33,11 +33,13 @@ class Coordinates:
 
     def __call__(self, X: Tensor) -> Tensor:
         """Features `[n, rank]` in these coordinates."""
-        return (X - self.mean) @ self.right.T / self.spread
+        Z: Tensor = (X - self.mean) @ self.right.T / self.spread
+        return Z
 
     def back(self, coef: Tensor) -> Tensor:
         """Coefficients `[..., rank, class]` here as coefficients `[..., class, d]` of the features as they were."""
-        return (self.right.T @ coef).mT / self.spread
+        found: Tensor = (self.right.T @ coef).mT / self.spread
+        return found
 
 
 def units(Z: Tensor, sample: Tensor, d: int) -> Tensor:
@@ -153,6 +155,6 @@ class LogisticProbe(LinearProbe):
         """Log probabilities (nats) of the classes, `[n, class]`, with an offset added to the scores."""
         features = self._checked(X)
         scores = self._scores(features)
-        if offset is not None:
-            scores = scores + self._aligned(features, torch.as_tensor(offset), None)
+        known = self._aligned(features, None if offset is None else torch.as_tensor(offset), None)
+        scores = scores if known is None else scores + known
         return like(torch.log_softmax(scores, dim=-1), X)

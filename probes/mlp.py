@@ -81,8 +81,8 @@ class MLPProbe(TemperedProbe):
         layers[1] = layers[1] - mean @ layers[0]
         mixed, linear = self._with_linear(X, index, weights, fold, scales[best] * held_out[best])
         layers[-2:] = [part * scales[best] * mixed["scale_"] * mixed["share_"] for part in layers[-2:]]
-        layers = list(zip(layers[::2], layers[1::2], strict=True))
-        return {**mixed, "n_iter_": self._looks()[best], "layers_": layers, "linear_": linear}
+        pairs = list(zip(layers[::2], layers[1::2], strict=True))
+        return {**mixed, "n_iter_": self._looks()[best], "layers_": pairs, "linear_": linear}
 
     def _with_linear(
         self, X: Tensor, index: Tensor, weights: Tensor, fold: Tensor, scores: Tensor
@@ -107,7 +107,8 @@ class MLPProbe(TemperedProbe):
 
     def _scores(self, X: Tensor) -> Tensor:
         weight, bias = (part.to(X) for part in self.linear_)
-        return _forward([part.to(X) for layer in self.layers_ for part in layer], X) + X @ weight + bias
+        scores: Tensor = _forward([part.to(X) for layer in self.layers_ for part in layer], X) + X @ weight + bias
+        return scores
 
     @property
     def subspace_(self) -> Any:

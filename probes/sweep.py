@@ -221,11 +221,10 @@ def _each(
         work = tqdm(work, desc="sweep", leave=False)
     grouped = isinstance(probe, ProbeClassifier) and len(set(groups.tolist())) < cells.n
     for cell in work:
-        X = torch.cat([block[:, 0] for _, block in cells.blocks(cell, cell + 1)])
-        X = X if isinstance(probe, ProbeClassifier) else X.cpu().numpy()
+        read = torch.cat([block[:, 0] for _, block in cells.blocks(cell, cell + 1)])
+        X: Any = read if isinstance(probe, ProbeClassifier) else read.cpu().numpy()
         for t, target in enumerate(targets):
-            y = target.codes[:, 0] if target.index is None else target.index
-            y = y.cpu().numpy()
+            y = (target.codes[:, 0] if target.index is None else target.index).cpu().numpy()
             for f in range(int(fold.max()) + 1):
                 out = fold == f
                 options = {"groups": groups[~out]} if grouped else {}

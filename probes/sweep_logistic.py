@@ -101,7 +101,8 @@ class Task:
             tol=TOL,
             max_iter=STEPS,
         )
-        return coef.unflatten(-1, penalties.shape)
+        found: Tensor = coef.unflatten(-1, penalties.shape)
+        return found
 
     def _score(self, coef: Tensor, fitted: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Log-losses and hits `[p, target, rows]` of the fit to the rows `fitted` on other rows."""

@@ -54,7 +54,7 @@ def test_direct_holds_its_answer_on_circles_before_the_last_layer(organism: Call
     """As found: frequencies 1 and 4 of the sum mod 10, and no line."""
     model = organism("direct")
     found = lb.analyses.circularity(model, model.task.problems(400), variables=["v_3"], shuffles=3)
-    table = found.r2("v_3", "answer-only cue[-1]").query("layer == 1").set_index("feature")
+    table: Any = found.r2("v_3", "answer-only cue[-1]").query("layer == 1").set_index("feature")
     for k in ("k=1", "k=4"):
         assert table.loc[k, "low"] > 0.5 > 0.2 > table.loc[k, ["random_init", "shuffled_high"]].max()
     assert table.loc["line", "r2"] < 0.3

@@ -25,8 +25,8 @@ from loadbearing.probes.held_out import held_out, v_information
 from loadbearing.probes.information import constant_log_p, fold_numbers, pointwise_v_information
 
 H = np.linspace(-12, 14, 40001)
-LOGISTIC = LogisticProbe(penalties=(1e-4, 1e-2, 1.0), cv=3)
-BEYOND = LogisticProbe(penalties=(1e-3, 1e-1, math.inf), cv=3, fit_intercept=False)
+LOGISTIC = LogisticProbe(penalties=(1e-4, 1e-2, 1.0), folds=3)
+BEYOND = LogisticProbe(penalties=(1e-3, 1e-1, math.inf), folds=3, fit_intercept=False)
 
 
 def two_gaussians(distance: float = 1.0) -> float:
