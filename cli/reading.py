@@ -55,6 +55,9 @@ def commitment(
     filler: Annotated[
         str | None, typer.Option("--filler", help="content-free text, repeated; default: random tokens of the chains")
     ] = None,
+    parts: Annotated[
+        int | None, typer.Option("--parts", min=1, help="equal parts of the tokens; default: after every step")
+    ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save: SaveOption = None,
     quiet: QuietOption = False,
@@ -64,8 +67,9 @@ def commitment(
 
     loaded, chosen = load_both(model, task)
     given = chosen.problems(problems, seed=seed)
-    result = analyses.commitment(loaded, given, cot=cot, filler=filler, seed=seed, progress=not quiet)
-    show(result, result.table(), save)
+    how: dict[str, Any] = {"cot": cot, "parts": parts, "filler": filler}
+    result = analyses.commitment(loaded, given, seed=seed, progress=not quiet, **how)
+    show(result, result.table(), save, result.notes())
 
 
 def circularity(

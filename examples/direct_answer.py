@@ -1,7 +1,8 @@
 """Where does a model that answers in one pass hold its answer, and in what shape?
 
-The organism `direct` adds four numbers mod 10 without a word in between. In half a minute on two cores this prints where
-its answer becomes readable, in bits, layer by layer, and whether a probe that never saw some of the ten values still
+The organism `direct` adds four numbers mod 10 without a word in between. In half a minute on two cores this prints
+where its answer becomes readable, in bits, layer by layer, and whether a probe that never saw some of the ten values
+still
 finds them: a look-up table would not let it, a circle does. It writes `direct_answer.pdf`.
 """
 

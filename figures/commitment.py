@@ -24,7 +24,7 @@ def commitment(results: Commitment | Mapping[str, Commitment], ax: Axes | None =
     marks on top are the mean first passage, from where on a line is right to the end; an arrow where more than half of
     the problems are not settled at the end either. x is k, or k/n where chains have unequal numbers of steps.
 
-    >>> from loadbearing.analyses.commitment import commitment as measure
+    >>> from loadbearing.analyses import commitment as measure
     >>> from loadbearing.hooks import load
     >>> model = load("organism:sft")
     >>> ax = commitment(measure(model, model.task.problems(40), lines=["forced"]))

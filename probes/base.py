@@ -92,7 +92,8 @@ def as_values(y: Any, X: Tensor) -> Tensor:
     values: Tensor = y.detach().to(X)
     if values.ndim not in (1, 2) or len(values) != len(X):
         raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: {len(X)} rows and targets {tuple(values.shape)}"
+            "Found input variables with inconsistent numbers of samples: "
+            f"{len(X)} rows and targets of shape {tuple(values.shape)}"
         )
     if not torch.isfinite(values).all():
         raise ValueError("Input y contains NaN or infinity: drop those rows")

@@ -199,7 +199,7 @@ def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> 
         return Target(name, None, 0, values[:, None], None, null)
     labels, index = as_labels(y, like)
     if len(labels) < 2:
-        raise ValueError(f"target {name!r} has one class, {labels[0]!r}: a probe needs 2 at least")
+        raise ValueError(f"target {name!r} has one class, {labels[0]}: a probe needs 2 at least")
     host = index.cpu().numpy()
     for f in np.unique(fold):
         null[fold == f] = -null_log_p(host[fold != f], host[fold == f])

@@ -64,8 +64,8 @@ def test_the_chosen_place_is_never_better_than_the_best_and_is_one_of_them(organ
 
 
 def test_the_controls_read_what_they_must(chain: Any) -> None:
-    """A random network passes tokens on but adds nothing up; the text states a step where it is written, not before; which
-    token it is tells nothing; nor do permuted labels."""
+    """A random network passes tokens on but adds nothing up; the text states a step where it is written, not before;
+    which token it is tells nothing; nor do permuted labels."""
     curve = {v: chain.curve(v).set_index("position") for v in chain.variables}
     for item, variable in enumerate(chain.variables, start=1):
         here = curve[variable].loc[f"step.{item}[-1]"]

@@ -388,6 +388,9 @@ def test_probabilities_that_are_true_are_calibrated_and_confident_ones_are_not()
 
 
 def test_the_expected_calibration_error_by_hand() -> None:
+    pytest.importorskip(
+        "pandas", reason="tables need pandas, which comes with the whole package, not with probes alone"
+    )
     """Sixty of a hundred are right that say 0.9; one of two that say 0.55."""
     p = np.array([[0.9, 0.1]] * 100 + [[0.45, 0.55]] * 2)
     y = np.array(["a"] * 60 + ["b"] * 41 + ["a"])

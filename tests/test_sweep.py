@@ -183,6 +183,9 @@ def test_noise_gives_no_bits_and_rare_labels_cost_no_more_than_a_sample(probe: A
 
 
 def test_a_frame_has_intervals_over_groups() -> None:
+    pytest.importorskip(
+        "pandas", reason="tables need pandas, which comes with the whole package, not with probes alone"
+    )
     X, y = make()
     groups = np.arange(N) // 3
     y = y[groups * 3]
