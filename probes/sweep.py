@@ -13,7 +13,7 @@ from torch import Tensor
 from .base import ProbeClassifier, as_labels, as_values
 from .circular import CircularProbe, circle
 from .estimate import RESAMPLES, percentiles, resampled_sums
-from .information import LN2, fold_numbers, null_log_p
+from .information import LN2, constant_log_p, fold_numbers
 from .logistic import LogisticProbe
 from .ridge import RidgeProbe, RidgeRegressor
 from .sweep_cells import Cells, Found, Target, own_log_p
@@ -188,7 +188,7 @@ def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> 
     """A target coded for a probe, with the loss of the best constant of each training part."""
     device = cells.source.device if isinstance(cells.source, Tensor) else "cpu"
     like = torch.empty(cells.n, 0, dtype=torch.float32 if str(device) == "mps" else torch.float64, device=device)
-    null = np.empty(cells.n)
+    null: Any = np.empty(cells.n)
     if not is_classifier(probe):
         values = as_values(y, like)
         if values.ndim != 1:
@@ -200,9 +200,10 @@ def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> 
     labels, index = as_labels(y, like)
     if len(labels) < 2:
         raise ValueError(f"target {name!r} has one class, {labels[0]}: a probe needs 2 at least")
-    host = index.cpu().numpy()
+    host = index.cpu()
     for f in np.unique(fold):
-        null[fold == f] = -null_log_p(host[fold != f], host[fold == f])
+        counts = torch.bincount(host[fold != f], minlength=len(labels)).double()
+        null[fold == f] = -constant_log_p(counts)[host[fold == f]].numpy()
     if type(probe) is CircularProbe:
         wheel, index = circle(probe, labels, index, like)
         return Target(name, index, len(wheel), wheel[index], wheel.T, null)

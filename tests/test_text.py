@@ -1,16 +1,26 @@
 """What a text says: counted by hand, read where it must be read, and nothing where it carries nothing."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import loadbearing as lb
 from loadbearing.analyses.text import read_text, text_log_p
 from loadbearing.core import InputError
 from loadbearing.probes import group_folds, null_log_p
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks and probes: threads would wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def runs_of(model: Any, problems: Any, step: str | None) -> tuple[Any, list[int]]:
