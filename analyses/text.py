@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -58,8 +57,8 @@ def text_log_p(
     tokenizer: the model's; not needed for `Runs`, which know their model
 
     Where at least 99 % of the runs write the task's gold chain of thought, the labels are the values of a variable, and
-    the task can list its problems, the answer is exact: the shares of the labels among *all* problems whose gold text
-    begins so ("enumeration"). Else the reader with the lowest loss on inner folds of each training part is used: the
+    the task lists its problems (`all_problems()`), the answer is exact: the shares of the labels among *all* problems
+    whose gold text begins so ("enumeration"). Else the reader with the lowest loss on inner folds of each training part is used: the
     frequencies, a linear model of the tokens (counted from the start and from the end), an MLP of the same, a small
     transformer, and the counts over drawn problems where the gold text is written. `read_text` says which.
 
@@ -193,8 +192,7 @@ def _problems(task: Task) -> tuple[list[Problem], bool]:
     lister = getattr(task, "all_problems", None)
     try:
         if lister is not None:
-            asks = any(given.default is given.empty for given in signature(lister).parameters.values())
-            return ([*lister("train"), *lister("test")] if asks else lister()), True
+            return lister(), True
     except InputError:  # too many to list
         pass
     for split in ("train", "test"):

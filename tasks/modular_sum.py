@@ -83,11 +83,12 @@ class ModularSum(Task):
             raise InputError(f"task {self.spec!r} has {len(found)} {split} problems, {n} were asked for")
         return found
 
-    def all_problems(self, split: Split) -> list[Problem]:
-        """Every problem of a split, in a fixed order."""
+    def all_problems(self, split: Split | None = None) -> list[Problem]:
+        """Every problem, or every one of a split, in a fixed order."""
         if self._space() > ENUMERABLE:
             raise InputError(f"task {self.spec!r} has {self._space()} problems: too many to list, draw some")
-        return [p for p in map(self._numbered, range(self._space())) if in_test_split(p.key) == (split == "test")]
+        every = map(self._numbered, range(self._space()))
+        return [p for p in every if split is None or in_test_split(p.key) == (split == "test")]
 
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         chosen = self.inputs if vary is None else (check_name("variable", vary, [*self.inputs, "all"]),)

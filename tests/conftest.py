@@ -10,6 +10,8 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models: threads would wait for each other, and on a busy machine for a long time.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import socket
 import sys
@@ -22,7 +24,7 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 ROOMS = ("analyses", "cli", "core", "figures", "hooks", "organisms", "probes", "tasks")
 LOCAL = ("127.0.0.1", "::1", "localhost")

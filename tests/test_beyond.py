@@ -1,13 +1,12 @@
 """Beyond the text: what is written is no secret, what is hidden is found, and only what comes early counts."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from matplotlib import pyplot as plt
 
 import loadbearing as lb
@@ -19,15 +18,6 @@ from loadbearing.probes import group_folds
 
 N = 160
 FOLD = group_folds(np.arange(600), 5)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks and probes: threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

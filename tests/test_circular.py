@@ -1,6 +1,5 @@
 """Discriminants, circles, low ranks, perceptrons: against scikit-learn, against refits, against what is known."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,6 @@ from loadbearing.probes.lowrank import LowRankProbe
 from loadbearing.probes.means import DiscriminantProbe, MeanDifferenceProbe
 from loadbearing.probes.mlp import MLPProbe
 from loadbearing.probes.ridge import RidgeProbe, RidgeRegressor
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small arrays: threads cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def blobs(n: int = 60, d: int = 6, classes: int = 3, noise: float = 0.8, seed: int = 0) -> tuple[Any, Any]:

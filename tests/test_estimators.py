@@ -1,7 +1,7 @@
 """Every probe: scikit-learn's rules, both kinds of arrays, no copy to the host, weights that are copies, bad input."""
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -43,15 +43,6 @@ GRID = {
     "mlp": {"width": [2, 8]},
 }
 every = pytest.mark.parametrize("name", list(SMALL))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small arrays: threads cost more than they save."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 class Guarded(torch.Tensor):

@@ -18,15 +18,6 @@ from torch import Tensor
 PERIOD = 13
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """All is so small here that a second thread costs more than it brings."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def model(root: Path) -> Iterator[Any]:
     """`examples/grokking_model.py`, which is no part of the package."""

@@ -1,26 +1,16 @@
 """What a text says: counted by hand, read where it must be read, and nothing where it carries nothing."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import loadbearing as lb
 from loadbearing.analyses.text import read_text, text_log_p
 from loadbearing.core import InputError
 from loadbearing.probes import group_folds, null_log_p
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks and probes: threads would wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def runs_of(model: Any, problems: Any, step: str | None) -> tuple[Any, list[int]]:
@@ -64,7 +54,7 @@ def test_enumeration_is_the_counts_by_hand(scripted: Callable[..., Any]) -> None
     """x_1 + x_2 mod 3: of the nine problems three have each v_1, and among those each x_1 comes once."""
     model = scripted("chain", "modular-sum:modulus=3,terms=3")
     task: Any = lb.tasks.load("modular-sum:modulus=3,terms=3")
-    problems = task.all_problems("train") + task.all_problems("test")
+    problems = task.all_problems()
     runs, ends = runs_of(model, problems, "step.1")
     fold, classes = fold_of(27), np.array(["0", "1", "2"])
     weight = 1 / 28  # of uniform: one run's worth
