@@ -11,7 +11,7 @@ study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
 
 test: $(VENV)/installed-dev
-	$(ENV) $(BIN)/python -m pytest -m "not slow"
+	$(ENV) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
 
 # The probes alone, as another project installs them: without a language-model library, without our other dependencies.
 probes:

@@ -58,9 +58,10 @@ def text_log_p(
 
     Where at least 99 % of the runs write the task's gold chain of thought, the labels are the values of a variable, and
     the task lists its problems (`all_problems()`), the answer is exact: the shares of the labels among *all* problems
-    whose gold text begins so ("enumeration"). Else the reader with the lowest loss on inner folds of each training part is used: the
-    frequencies, a linear model of the tokens (counted from the start and from the end), an MLP of the same, a small
-    transformer, and the counts over drawn problems where the gold text is written. `read_text` says which.
+    whose gold text begins so ("enumeration"). Else the reader with the lowest loss on inner folds of each training
+    part is used: the frequencies, a linear model of the tokens (counted from the start and from the end), an MLP of the
+    same, a small transformer, and the counts over drawn problems where the gold text is written. `read_text` says
+    which.
 
     >>> from loadbearing.hooks import generate, load
     >>> model = load("organism:sft")

@@ -30,7 +30,7 @@ def decodability(
 
     >>> from loadbearing.analyses import decodability as measure
     >>> from loadbearing.hooks import load
-    >>> model = load("organism:copy-direct")
+    >>> model = load("organism:direct")
     >>> ax = decodability(measure(model, model.task.problems(60), shuffles=2, twin=False))
     >>> ax.get_ylabel()
     'bits about the answer'
@@ -59,7 +59,7 @@ def decodability_map(
 
     >>> from loadbearing.analyses import decodability as measure
     >>> from loadbearing.hooks import load
-    >>> model = load("organism:copy-direct")
+    >>> model = load("organism:direct")
     >>> ax = decodability_map(measure(model, model.task.problems(60), shuffles=0, twin=False))
     >>> ax.get_ylabel()
     'layer'

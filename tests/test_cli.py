@@ -1,11 +1,11 @@
 """The command line: what it prints, one-line errors with status 2, and nothing half-written when it is killed."""
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +13,34 @@ import pandas as pd
 import pytest
 
 import loadbearing as lb
+from loadbearing.cli import main
 from loadbearing.cli.study import run_study
 
 FEW = ["--quiet", "--pairs", "8"]
 
 
-def command(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user does."""
-    return subprocess.run(
-        [sys.executable, "-m", "loadbearing.cli", *words],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "MPLBACKEND": "Agg"},
-    )
+@dataclass(frozen=True)
+class Done:
+    """What a command did: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command in this process, from an empty folder: an import of torch takes seconds."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["loadbearing", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Done(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
 
 
 def printed(*words: str) -> list[str]:
@@ -91,17 +104,27 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
         (["organisms", "show", "nobody"], "unknown organism 'nobody'"),
     ],
 )
-def test_bad_input_is_one_line_and_status_two(words: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line_and_status_two(
+    words: list[str], message: str, tmp_path: Path, command: Callable[..., Done]
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
-    done = command(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    told = [line for line in done.stderr.splitlines() if line.strip()]
+    done = command(*words)
+    assert done.status == 2
+    assert message in done.err
+    told = [line for line in done.err.splitlines() if line.strip()]
     assert len(told) == 1 and told[0].startswith("loadbearing: ")
-    assert done.stdout == ""
+    assert done.out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["full"]
     assert (tmp_path / "full" / "file").read_text() == "mine"
+
+
+def test_a_process_ends_with_status_two(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "loadbearing.cli", "organisms", "show", "nobody"]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("loadbearing: unknown organism 'nobody'")
+    assert done.stdout == ""
 
 
 def test_a_killed_study_leaves_nothing_in_the_way(tmp_path: Path) -> None:
@@ -120,31 +143,49 @@ def test_a_killed_study_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     assert (out / "table.txt").is_file()
 
 
-def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, organism: Callable[[str], Any]) -> None:
+def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, command: Callable[..., Done]) -> None:
     saved = tmp_path / "a.safetensors"
     words = ["--model", "organism:copy-tokens", "--target", "answer", "--pairs", "8", "--quiet", "--save", str(saved)]
-    done = command("channels", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "1.00 [1.00, 1.00]" in done.stdout
-    assert str(saved) in done.stdout
+    done = command("channels", *words)
+    assert done.status == 0, done.err
+    assert "1.00 [1.00, 1.00]" in done.out
+    assert str(saved) in done.out
     assert lb.load(saved).shares().round(3).tolist() == [0.0, 0.0, 1.0]
-    listed = command("organisms", "list", cwd=tmp_path)
-    assert listed.returncode == 0
-    assert all(name in listed.stdout for name in lb.organisms.ORGANISMS)
-    shown = command("organisms", "show", "copy-sum", cwd=tmp_path)
-    assert '"known"' in shown.stdout
+    listed = command("organisms", "list")
+    assert listed.status == 0
+    assert all(name in listed.out for name in lb.organisms.ORGANISMS)
+    shown = command("organisms", "show", "copy-sum")
+    assert '"known"' in shown.out
 
 
-def test_ablation_and_sampled_channels_from_the_command_line(tmp_path: Path) -> None:
+def test_ablation_and_sampled_channels_from_the_command_line(tmp_path: Path, command: Callable[..., Done]) -> None:
     words = ["--model", "organism:copy-redundant", "--target", "answer", "--cot", "task", "--quiet"]
-    done = command("ablation", *words, "--problems", "8", "--baseline", "zero", "--save", "a.safetensors", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = command("ablation", *words, "--problems", "8", "--baseline", "zero", "--save", "a.safetensors")
+    assert done.status == 0, done.err
     assert lb.load(tmp_path / "a.safetensors").suffice() == ["direct", "tokens"]
     words = ["--model", "organism:sft", "--vary", "operand.1", "--pairs", "8", "--quiet", "--memory", "0.5"]
     drawn = ["--samples", "2", "--temperature", "1.0", "--keep", "correct", "--save", "c.safetensors"]
-    done = command("channels", *words, *drawn, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    done = command("channels", *words, *drawn)
+    assert done.status == 0, done.err
     assert lb.load(tmp_path / "c.safetensors").manifest.identity["samples"] == 2
-    bad = command("ablation", "--model", "organism:sft", "--baseline", "nil", cwd=tmp_path)
-    assert bad.returncode == 2
-    assert "unknown baseline 'nil'" in bad.stderr
+    bad = command("ablation", "--model", "organism:sft", "--baseline", "nil")
+    assert bad.status == 2
+    assert "unknown baseline 'nil'" in bad.err
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        (["decodability", "--model", "organism:direct"], lb.analyses.Decodability),
+        (["beyond", "--model", "organism:sft"], lb.analyses.Beyond),
+        (["commitment", "--model", "organism:sft", "--parts", "2", "--filler", "5"], lb.analyses.Commitment),
+        (["circularity", "--model", "organism:direct"], lb.analyses.Circularity),
+    ],
+)
+def test_what_can_be_read_from_the_command_line(
+    words: list[str], kind: type[Any], command: Callable[..., Done], tmp_path: Path
+) -> None:
+    done = command(*words, "--problems", "100", "--quiet", "--save", "found.safetensors")
+    assert done.status == 0, done.err
+    assert "found.safetensors" in done.out
+    assert isinstance(lb.load(tmp_path / "found.safetensors"), kind)
