@@ -145,8 +145,9 @@ def sweep(
     memory: GB that the sweep may use beyond the activations' own
 
     The ridge family reads the data twice: one pass for the sufficient statistics of every fold, from which every fit
-    and the penalties follow, one to score the rows. A penalty is the one with the lowest squared error (ridge) or
-    log-loss (logistic) on the inner folds; the fit without folds a and b serves both as an inner fit of a and of b.
+    and the penalties follow, one to score the rows. A penalty is the one with the lowest squared error (ridge; of scores
+    that become probabilities after the best rescaling) or log-loss (logistic) on the inner folds; the fit without folds
+    a and b serves both as an inner fit of a and of b.
 
     >>> rng = np.random.default_rng(0)
     >>> y = rng.integers(0, 3, 300)
@@ -200,10 +201,10 @@ def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> 
     labels, index = as_labels(y, like)
     if len(labels) < 2:
         raise ValueError(f"target {name!r} has one class, {labels[0]}: a probe needs 2 at least")
-    host = index.cpu()
+    number = index.cpu()
     for f in np.unique(fold):
-        counts = torch.bincount(host[fold != f], minlength=len(labels)).double()
-        null[fold == f] = -constant_log_p(counts)[host[fold == f]].numpy()
+        counts = torch.bincount(number[fold != f], minlength=len(labels)).double()
+        null[fold == f] = -constant_log_p(counts)[number[fold == f]].numpy()
     if type(probe) is CircularProbe:
         wheel, index = circle(probe, labels, index, like)
         return Target(name, index, len(wheel), wheel[index], wheel.T, null)

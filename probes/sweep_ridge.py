@@ -130,10 +130,14 @@ def _reduced(cells: Cells, first: int, last: int) -> Any:
 
 
 def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties: Tensor) -> list[Tensor]:
-    """The penalty `[cell, fold]` of each target with the lowest squared error on the inner folds; reads no
-    activation."""
+    """The penalty `[cell, fold]` of each target with the lowest squared error on the inner folds; reads no activation.
+
+    Scores of classes are rescaled before they become probabilities, so theirs is the error after the best rescaling: a
+    plain one asks for more shrinkage than the probabilities need, and reads a fraction of the bits where they are few.
+    """
     folds, m = len(sums.n), sums.y.shape[1]
-    errors = sums.x.new_zeros(len(sums.x), folds, len(penalties), m)
+    shape = (len(sums.x), folds, len(penalties), m)
+    fitted, crossed = sums.x.new_zeros(shape), sums.x.new_zeros(shape)  # sums of f^2 and f y, about the constant
     for s in fits.number.unique().tolist():
         a, b = (int(i) for i in (fits.number == s).nonzero()[0])
         if a == b:
@@ -144,11 +148,15 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
             x, n = sums.x[:, out], sums.n[out]
             xy = sums.xy[:, out] - x[..., None] * level - mean[..., None] * (sums.y[out] - n * level)
             xx = sums.xx[:, out] - x[..., None] * mean[:, None] - mean[..., None] * (x - n * mean)[:, None]
-            yy = sums.yy[out] - 2 * level * sums.y[out] + n * level**2
-            fitted = (coef * (xx @ coef)).sum(1).reshape(len(x), len(penalties), m)
-            crossed = (coef.unflatten(-1, (len(penalties), m)) * xy[:, :, None]).sum(1)
-            errors[:, outer] += fitted - 2 * crossed + yy
-    return [penalties[part.sum(-1).argmin(-1)] for part in errors.split([t.codes.shape[1] for t in targets], dim=-1)]
+            fitted[:, outer] += (coef * (xx @ coef)).sum(1).reshape(len(x), len(penalties), m)
+            crossed[:, outer] += (coef.unflatten(-1, (len(penalties), m)) * xy[:, :, None]).sum(1)
+    widths = [target.codes.shape[1] for target in targets]
+    chosen = []
+    for target, f, c in zip(targets, fitted.split(widths, -1), crossed.split(widths, -1), strict=True):
+        f, c = f.sum(-1), c.sum(-1)
+        explained = c.clamp_min(0) ** 2 / f.clamp_min(1e-300) if target.classes else 2 * c - f
+        chosen.append(penalties[explained.argmax(-1)])
+    return chosen
 
 
 def _score(

@@ -32,7 +32,8 @@ def alpha(X: NDArray[Any], penalty: float) -> float:
 
 @pytest.mark.parametrize("d", [12, 350])
 def test_ridge_scores_and_penalty_are_those_of_refits_with_scikit_learn(d: int) -> None:
-    """Every outer fold: the penalty with the lowest squared error on the other folds, each predicted by a refit."""
+    """Every outer fold: the penalty with the lowest squared error, after the best rescaling, on the other folds, each
+    predicted by a refit."""
     X, y = make(d=d)
     found = sweep(X, {"y": y}, folds=FOLDS)
     one_hot = np.eye(CLASSES)[y]
@@ -41,17 +42,28 @@ def test_ridge_scores_and_penalty_are_those_of_refits_with_scikit_learn(d: int) 
         for a in range(FOLDS):
             errors = []
             for penalty in PENALTIES:
-                error = 0.0
+                fitted, wanted = [], []
                 for b in set(range(FOLDS)) - {a}:
                     train, out = (found.fold != a) & (found.fold != b), found.fold == b
                     ridge = Ridge(alpha=alpha(Z[train], penalty)).fit(Z[train], one_hot[train])
-                    error += float(((ridge.predict(Z[out]) - one_hot[out]) ** 2).sum())
-                errors.append(error)
+                    fitted.append((ridge.predict(Z[out]) - one_hot[train].mean(0)).ravel())
+                    wanted.append((one_hot[out] - one_hot[train].mean(0)).ravel())
+                errors.append(np.linalg.lstsq(np.concatenate(fitted)[:, None], np.concatenate(wanted))[1][0])
             assert found.penalty[0, a, *cell] == PENALTIES[int(np.argmin(errors))]
             train, out = found.fold != a, found.fold == a
             ridge = Ridge(alpha=alpha(Z[train], found.penalty[0, a, *cell])).fit(Z[train], one_hot[train])
             hits = ridge.predict(Z[out]).argmax(1) == y[out]
             np.testing.assert_array_equal(found.hit[0, *cell, out], hits)
+
+
+def test_where_little_can_be_read_the_penalty_chosen_reads_as_much_as_the_best_one() -> None:
+    """A plain squared error would shrink the scores ten times too much, and the probabilities with them."""
+    rng = np.random.default_rng(0)
+    y, spread = rng.integers(0, 10, 2000), np.geomspace(3, 0.3, 64)
+    X = rng.normal(size=(2000, 64)) * spread + 0.1 * (rng.normal(size=(10, 64)) * spread)[y]
+    bits = {p: sweep(X, {"y": y}, probe=RidgeProbe(penalties=(p,))).bits("y").mean() for p in PENALTIES}
+    assert sweep(X, {"y": y}).bits("y").mean() > 0.95 * max(bits.values()) > 0.05
+    assert bits[100.0] < 0.5 * max(bits.values())
 
 
 def test_logistic_losses_are_those_of_scikit_learn() -> None:
