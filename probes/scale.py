@@ -18,9 +18,7 @@ def best_scale(scores: Tensor, index: Tensor, weights: Tensor | None = None, ste
     0.549
     """
     own = scores.gather(-1, index.expand(scores.shape[:-1])[..., None])
-    gaps = (
-        (scores - own).movedim(-1, 0).contiguous()
-    )  # [class, ..., n]: of the true class 0, of others how far above it
+    gaps = (scores - own).movedim(-1, 0).contiguous()  # [class, ..., n]: how far above the true class, itself 0
     top = gaps.amax(0)
     share = torch.ones_like(top) if weights is None else weights.expand_as(top)
     share = share / share.sum(-1, keepdim=True)
@@ -43,7 +41,7 @@ def _moments(gaps: Tensor, top: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, 
     """
     total, first, second = torch.zeros_like(top), torch.zeros_like(top), torch.zeros_like(top)
     for gap in gaps:
-        weight = torch.exp(scale[..., None] * (gap - top))  # at most 1, so that nothing overflows
+        weight = torch.sub(gap, top).mul_(scale[..., None]).exp_()  # at most 1, so that nothing overflows
         total += weight
         weight *= gap
         first += weight

@@ -135,8 +135,7 @@ def sweep(
     """Fit a probe at every cell for every target, out of fold, sharing all that can be shared.
 
     X: activations `[n, *cells, d]` (cells: sites, layers, positions, any axes): an array, a tensor, or anything with
-        `shape`
-        and slices of rows, such as a memory map: it is read in blocks of rows and never held whole
+        `shape` and slices of rows, such as a memory map: it is read in blocks of rows and never held whole
     targets: labels `[n]` by name (values for a regressor); groups: `[n]`, rows of a group (a problem) stay in one fold
     probe: `RidgeProbe()` without it. `RidgeProbe`, `CircularProbe`, `RidgeRegressor` and `LogisticProbe` have fast
         ways; any other scikit-learn estimator is fitted cell by cell

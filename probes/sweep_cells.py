@@ -109,8 +109,7 @@ def tempered(scores: Tensor, index: Tensor, fold: Tensor, folds: int) -> tuple[T
     `[target, cell, fold, n, class]` and labels `[target, n]`.
 
     scores[..., a, i, :] is what the model that was chosen for outer fold a, fitted without fold a and without the fold
-    of i,
-    gives row i: of its inner folds the scale is learnt, of fold a itself the result.
+    of i, gives row i: of its inner folds the scale is learnt, of fold a itself the result.
     """
     outside = (fold != torch.arange(folds, device=fold.device)[:, None]).to(scores)  # [fold, n]
     scales, inner = best_scale(scores, index[:, None, None], outside)

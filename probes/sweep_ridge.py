@@ -15,7 +15,7 @@ from .sweep_cells import Cells, Found, Target, chunks, tempered
 class Statistics:
     """Sums over the rows of each fold, features `x` and codes `y`, each less a constant that is near their mean.
 
-    n `[fold]`, x `[cell, fold, d]`, y `[fold, m]`, xx `[cell, fold, d, d]`, xy `[cell, fold, d, m]`, yy `[fold, m]`
+    n `[fold]`, x `[cell, fold, d]`, y `[fold, m]`, xx `[cell, fold, d, d]`, xy `[cell, fold, d, m]`
     """
 
     shift: Tensor
@@ -24,7 +24,6 @@ class Statistics:
     y: Tensor
     xx: Tensor
     xy: Tensor
-    yy: Tensor
 
     @classmethod
     def gather(cls, blocks: Any, codes: Tensor, fold: Tensor, folds: int) -> "Statistics":
@@ -33,7 +32,7 @@ class Statistics:
         for rows, block in blocks:
             if found is None:
                 c, d, m = block.shape[1], block.shape[2], codes.shape[1]
-                sizes = ((folds,), (c, folds, d), (folds, m), (c, folds, d, d), (c, folds, d, m), (folds, m))
+                sizes = ((folds,), (c, folds, d), (folds, m), (c, folds, d, d), (c, folds, d, m))
                 found = cls(block.mean(0), *(block.new_zeros(size) for size in sizes))
             for f in range(folds):
                 kept = fold[rows] == f
@@ -43,7 +42,6 @@ class Statistics:
                 found.y[f] += y.sum(0)
                 found.xx[:, f] += x.mT @ x
                 found.xy[:, f] += x.mT @ y
-                found.yy[f] += (y**2).sum(0)
         return found  # type: ignore[no-any-return]
 
 
@@ -136,8 +134,7 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
     plain one asks for more shrinkage than the probabilities need, and reads a fraction of the bits where they are few.
     """
     folds, m = len(sums.n), sums.y.shape[1]
-    shape = (len(sums.x), folds, len(penalties), m)
-    fitted, crossed = sums.x.new_zeros(shape), sums.x.new_zeros(shape)  # sums of f^2 and f y, about the constant
+    fitted, crossed = sums.x.new_zeros(2, len(sums.x), folds, len(penalties), m)  # of f^2 and f y about the constant
     for s in fits.number.unique().tolist():
         a, b = (int(i) for i in (fits.number == s).nonzero()[0])
         if a == b:
