@@ -144,9 +144,9 @@ def sweep(
     memory: GB that the sweep may use beyond the activations' own
 
     The ridge family reads the data twice: one pass for the sufficient statistics of every fold, from which every fit
-    and the penalties follow, one to score the rows. A penalty is the one with the lowest squared error (ridge; of scores
-    that become probabilities after the best rescaling) or log-loss (logistic) on the inner folds; the fit without folds
-    a and b serves both as an inner fit of a and of b.
+    and the penalties follow, one to score the rows. A penalty is the one with the lowest squared error (ridge; of
+    scores that become probabilities after the best rescaling) or log-loss (logistic) on the inner folds; the fit
+    without folds a and b serves both as an inner fit of a and of b.
 
     >>> rng = np.random.default_rng(0)
     >>> y = rng.integers(0, 3, 300)
