@@ -134,7 +134,13 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
     plain one asks for more shrinkage than the probabilities need, and reads a fraction of the bits where they are few.
     """
     folds, m = len(sums.n), sums.y.shape[1]
-    fitted, crossed = sums.x.new_zeros(2, len(sums.x), folds, len(penalties), m)  # of f^2 and f y about the constant
+    # Sums of f^2 and f y. The scores of classes are rescaled with their constants; what all classes share is no score.
+    fitted, crossed = sums.x.new_zeros(2, len(sums.x), folds, len(penalties), m)
+    widths = [target.codes.shape[1] for target in targets]
+    shared = torch.cat(
+        [sums.y.new_full((w,), 0.0 if t.decode is not None else 1 / w) for t, w in zip(targets, widths, strict=True)]
+    )
+    scored = torch.cat([sums.y.new_full((w,), float(t.classes > 0)) for t, w in zip(targets, widths, strict=True)])
     for s in fits.number.unique().tolist():
         a, b = (int(i) for i in (fits.number == s).nonzero()[0])
         if a == b:
@@ -145,9 +151,12 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
             x, n = sums.x[:, out], sums.n[out]
             xy = sums.xy[:, out] - x[..., None] * level - mean[..., None] * (sums.y[out] - n * level)
             xx = sums.xx[:, out] - x[..., None] * mean[:, None] - mean[..., None] * (x - n * mean)[:, None]
-            fitted[:, outer] += (coef * (xx @ coef)).sum(1).reshape(len(x), len(penalties), m)
-            crossed[:, outer] += (coef.unflatten(-1, (len(penalties), m)) * xy[:, :, None]).sum(1)
-    widths = [target.codes.shape[1] for target in targets]
+            squares = (coef * (xx @ coef)).sum(1).unflatten(-1, (len(penalties), m))
+            products = (coef.unflatten(-1, (len(penalties), m)) * xy[:, :, None]).sum(1)
+            total = ((x - n * mean)[:, None] @ coef).unflatten(-1, (len(penalties), m))[:, 0]
+            constant = scored * (level - shared)
+            fitted[:, outer] += squares + 2 * constant * total + n * constant**2
+            crossed[:, outer] += products + constant * total + constant * (sums.y[out] - n * shared)
     chosen = []
     for target, f, c in zip(targets, fitted.split(widths, -1), crossed.split(widths, -1), strict=True):
         f, c = f.sum(-1), c.sum(-1)

@@ -16,10 +16,10 @@ from loadbearing.probes.ridge import PENALTIES
 N, D, CLASSES, FOLDS = 300, 12, 4, 4
 
 
-def make(seed: int = 0, d: int = D) -> tuple[NDArray[Any], NDArray[Any]]:
+def make(seed: int = 0, d: int = D, shares: Any = None) -> tuple[NDArray[Any], NDArray[Any]]:
     """Activations `[n, 2, 3, d]` in which a label is read better from cell to cell, and the label."""
     rng = np.random.default_rng(seed)
-    y = rng.integers(0, CLASSES, N)
+    y = rng.integers(0, CLASSES, N) if shares is None else rng.choice(CLASSES, N, p=shares)
     X = rng.normal(size=(N, 2, 3, d)) * np.geomspace(2, 0.5, d)
     for i, cell in enumerate(np.ndindex(2, 3)):
         X[:, *cell, :CLASSES] += 0.5 * i * np.eye(CLASSES)[y]
@@ -30,11 +30,11 @@ def alpha(X: NDArray[Any], penalty: float) -> float:
     return float(penalty * ((X - X.mean(0)) ** 2).sum() / X.shape[1])
 
 
-@pytest.mark.parametrize("d", [12, 350])
-def test_ridge_scores_and_penalty_are_those_of_refits_with_scikit_learn(d: int) -> None:
+@pytest.mark.parametrize(("d", "shares"), [(12, None), (12, (0.7, 0.15, 0.1, 0.05)), (350, None)])
+def test_ridge_scores_and_penalty_are_those_of_refits_with_scikit_learn(d: int, shares: Any) -> None:
     """Every outer fold: the penalty with the lowest squared error, after the best rescaling, on the other folds, each
     predicted by a refit."""
-    X, y = make(d=d)
+    X, y = make(d=d, shares=shares)
     found = sweep(X, {"y": y}, folds=FOLDS)
     one_hot = np.eye(CLASSES)[y]
     for cell in ((0, 1), (1, 2)) if d == D else ((1, 2),):
@@ -46,8 +46,8 @@ def test_ridge_scores_and_penalty_are_those_of_refits_with_scikit_learn(d: int) 
                 for b in set(range(FOLDS)) - {a}:
                     train, out = (found.fold != a) & (found.fold != b), found.fold == b
                     ridge = Ridge(alpha=alpha(Z[train], penalty)).fit(Z[train], one_hot[train])
-                    fitted.append((ridge.predict(Z[out]) - one_hot[train].mean(0)).ravel())
-                    wanted.append((one_hot[out] - one_hot[train].mean(0)).ravel())
+                    fitted.append((ridge.predict(Z[out]) - 1 / CLASSES).ravel())
+                    wanted.append((one_hot[out] - 1 / CLASSES).ravel())
                 errors.append(np.linalg.lstsq(np.concatenate(fitted)[:, None], np.concatenate(wanted))[1][0])
             assert found.penalty[0, a, *cell] == PENALTIES[int(np.argmin(errors))]
             train, out = found.fold != a, found.fold == a
