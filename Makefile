@@ -18,7 +18,8 @@ probes:
 	$(PYTHON) -m venv $(VENV)-probes
 	$(VENV)-probes/bin/python -m pip install --constraint constraints.txt torch numpy scikit-learn jaxtyping pytest
 	$(VENV)-probes/bin/python -m pip install --no-deps .
-	cd tests && OMP_NUM_THREADS=1 ../$(VENV)-probes/bin/python -m pytest --noconftest -p no:cacheprovider -o addopts=--import-mode=importlib \
+	cd tests && OMP_NUM_THREADS=1 ../$(VENV)-probes/bin/python -m pytest \
+	  --noconftest -p no:cacheprovider -o addopts=--import-mode=importlib \
 	  test_probes.py test_estimators.py test_circular.py test_measures.py test_erasure.py test_subspace.py test_sweep.py
 
 # Retrains an organism and compares it with the shipped one: minutes.

@@ -207,7 +207,8 @@ def _target(probe: Any, name: str, y: Any, cells: Cells, fold: NDArray[Any]) -> 
     if type(probe) is CircularProbe:
         wheel, index = circle(probe, labels, index, like)
         return Target(name, index, len(wheel), wheel[index], wheel.T, null)
-    return Target(name, index, len(labels), torch.eye(len(labels)).to(like)[index], None, null)
+    codes = torch.eye(len(labels)).to(like) - 1 / len(labels)  # the same for all classes is no score
+    return Target(name, index, len(labels), codes[index], None, null)
 
 
 def _each(

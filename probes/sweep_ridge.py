@@ -134,12 +134,8 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
     plain one asks for more shrinkage than the probabilities need, and reads a fraction of the bits where they are few.
     """
     folds, m = len(sums.n), sums.y.shape[1]
-    # Sums of f^2 and f y. The scores of classes are rescaled with their constants; what all classes share is no score.
-    fitted, crossed = sums.x.new_zeros(2, len(sums.x), folds, len(penalties), m)
+    fitted, crossed = sums.x.new_zeros(2, len(sums.x), folds, len(penalties), m)  # sums of f^2 and f y
     widths = [target.codes.shape[1] for target in targets]
-    shared = torch.cat(
-        [sums.y.new_full((w,), 0.0 if t.decode is not None else 1 / w) for t, w in zip(targets, widths, strict=True)]
-    )
     scored = torch.cat([sums.y.new_full((w,), float(t.classes > 0)) for t, w in zip(targets, widths, strict=True)])
     for s in fits.number.unique().tolist():
         a, b = (int(i) for i in (fits.number == s).nonzero()[0])
@@ -147,6 +143,7 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
             continue
         coef = fits.solve(s, penalties)  # [cell, d, penalty * m]
         mean, level = fits.mean[:, s], fits.level[s]
+        constant = scored * level  # what is rescaled with the scores of classes; of a regressor nothing is
         for outer, out in ((a, b), (b, a)):
             x, n = sums.x[:, out], sums.n[out]
             xy = sums.xy[:, out] - x[..., None] * level - mean[..., None] * (sums.y[out] - n * level)
@@ -154,9 +151,8 @@ def _choose(fits: Parts, sums: Statistics, targets: Sequence[Target], penalties:
             squares = (coef * (xx @ coef)).sum(1).unflatten(-1, (len(penalties), m))
             products = (coef.unflatten(-1, (len(penalties), m)) * xy[:, :, None]).sum(1)
             total = ((x - n * mean)[:, None] @ coef).unflatten(-1, (len(penalties), m))[:, 0]
-            constant = scored * (level - shared)
             fitted[:, outer] += squares + 2 * constant * total + n * constant**2
-            crossed[:, outer] += products + constant * total + constant * (sums.y[out] - n * shared)
+            crossed[:, outer] += products + constant * (total + sums.y[out])
     chosen = []
     for target, f, c in zip(targets, fitted.split(widths, -1), crossed.split(widths, -1), strict=True):
         f, c = f.sum(-1), c.sum(-1)

@@ -24,7 +24,6 @@ import pytest
 import torch
 
 matplotlib.use("Agg")
-torch.set_num_threads(1)
 
 ROOMS = ("analyses", "cli", "core", "figures", "hooks", "organisms", "probes", "tasks")
 LOCAL = ("127.0.0.1", "::1", "localhost")
