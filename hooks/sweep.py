@@ -1,0 +1,187 @@
+"""Many patched runs at once, each computed only where it can differ from the plain run.
+
+A patched run differs from the plain one at positions from the first written one on, in layers from the written one on,
+and only its last positions are read. So each cell joins at its layer with the states of the plain run, all cells that
+are under way go through a block together, and in the last layer the positions that are not read give their keys and
+values only. Nothing is approximated.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from .cut_view import view
+from .interior import Interior
+from .model import Model
+from .packed import Entry, Packed, Write
+from .trace import Trace
+
+MEMORY = 1 << 30  # bytes
+# What came out for some rows: cell of each row, run of each row, float32 logits `[row, keep, vocab]`.
+Read = Callable[[Int[Tensor, " row"], Int[Tensor, " row"], Float[Tensor, "row keep vocab"]], None]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is written together, and in which of the runs."""
+
+    writes: tuple[Write, ...]
+    runs: Int[Tensor, " row"]
+
+
+@dataclass
+class Sweep:
+    """Patched continuations of the runs of a trace.
+
+    keep: how many last positions are read; memory: bytes that the states under way may take, about
+    forwards: the work so far, in plain forward passes of one run (the unembedding left out)
+    """
+
+    model: Model
+    interior: Interior
+    base: Trace
+    keep: int = 1
+    memory: int = MEMORY
+    forwards: float = 0.0
+    _head: nn.Module = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._head = _head_of(self.model)
+
+    def run(self, cells: Sequence[Cell], read: Read) -> Iterator[int]:
+        """Run cells and tell `read` their logits; yields the number of rows that each chunk has done.
+
+        Where memory runs out a chunk is halved; what a single row needs is raised.
+        """
+        entries = [Entry.of(number, cell.writes, cell.runs) for number, cell in enumerate(cells) if len(cell.runs)]
+        waiting = sorted(entries, key=lambda entry: (-entry.layer, -entry.start))  # the next one last
+        limit = self._tokens_in_memory()
+        while waiting:
+            chunk = self._take(waiting, limit)
+            rows = sum(len(entry.runs) for entry in chunk)
+            try:
+                self._chunk(chunk, read)
+            except (MemoryError, RuntimeError) as error:
+                if rows == 1 or not out_of_memory(error):
+                    raise
+                limit = max(1, sum(entry.tokens(self._length) for entry in chunk) // 2)
+                waiting += chunk[::-1]
+                continue
+            yield rows
+
+    @property
+    def _length(self) -> int:
+        return int(self.base.ids.shape[1])
+
+    def _tokens_in_memory(self) -> int:
+        """How many tokens may be under way: their states in and out of a block, its MLP and its attention."""
+        config: Any = self.model.module.config
+        d_model, heads = config.hidden_size, config.num_attention_heads
+        wide = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
+        keys = self.base.attention[0]["k"]
+        numbers = 8 * d_model + 3 * wide + 3 * heads * self._length + 2 * keys.shape[1] * keys.shape[3] * 4
+        return max(1, self.memory // (numbers * keys.element_size()))
+
+    def _take(self, waiting: list[Entry], limit: int) -> list[Entry]:
+        """The next entries that fit into the limit, at least one row; a large one is split."""
+        chunk: list[Entry] = []
+        room = limit
+        while waiting:
+            entry = waiting.pop()
+            each = entry.tokens(self._length) // len(entry.runs)
+            rows = min(len(entry.runs), room // each if chunk or room >= each else 1)
+            if not rows:
+                waiting.append(entry)
+                break
+            chunk.append(_with(entry, entry.runs[:rows]))
+            room -= rows * each
+            if rows < len(entry.runs):
+                waiting.append(_with(entry, entry.runs[rows:]))
+                break
+        return chunk
+
+    @torch.no_grad()
+    def _chunk(self, chunk: Sequence[Entry], read: Read) -> None:
+        idle = [entry for entry in chunk if self._changes_nothing(entry)]
+        for entry in idle:
+            read(torch.full_like(entry.runs, entry.cell), entry.runs, self.base.logits[entry.runs])
+        if len(idle) == len(chunk):
+            return
+        packed = Packed(self.interior, self.base, self.keep)
+        ranges, runs, ends = packed.run([entry for entry in chunk if not self._changes_nothing(entry)])
+        self.forwards += (packed.tokens + kv_share(self.interior.blocks[0]) * packed.tokens_kv) / (
+            len(self.interior.blocks) * self._length
+        )
+        cells = torch.empty_like(runs)
+        for entry, low, high in ranges:
+            cells[low:high] = entry.cell
+        vocabulary = self.base.logits.shape[-1]
+        step = max(1, self.memory // (12 * self.keep * vocabulary))
+        for start in range(0, len(runs), step):
+            rows = slice(start, start + step)
+            read(cells[rows], runs[rows], self._head(ends[rows]))
+
+    def _changes_nothing(self, entry: Entry) -> bool:
+        """Whether a cell is written where no position that is read looks: in the last layer, before those."""
+        n_layers, first = len(self.interior.blocks), self._length - self.keep
+        top = entry.layer == n_layers or (entry.layer == n_layers - 1 and entry.point)
+        return top and max(p for write in entry.writes for p in write.positions) < first
+
+
+def _with(entry: Entry, runs: Int[Tensor, " row"]) -> Entry:
+    return Entry(entry.cell, entry.writes, runs, entry.layer, entry.start, entry.point)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or here."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def kv_share(block: nn.Module) -> float:
+    """The share of a block's weights that make keys and values (with the queries where one projection makes all)."""
+    every = sum(weight.numel() for weight in block.parameters())
+    names = (("k_proj", "v_proj"), ("qkv_proj",), ("c_attn",), ("query_key_value",))
+    for group in names:
+        found = [part for name, part in block.named_modules() if name.rpartition(".")[2] in group]
+        if len(found) == len(group):
+            return sum(weight.numel() for part in found for weight in part.parameters()) / every
+    return 1.0
+
+
+class _Given(nn.Module):
+    """Stands for all layers: their output is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: Tensor | None = None
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor | None:
+        return self.state
+
+
+class _Head(nn.Module):
+    """From the last layer's output to float32 logits, as the model does it."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        whole = getattr(model.backend, "whole", model.backend).module()  # a cut is of no matter here
+        self.given = _Given()
+        layers = [self.given for _ in model.sites.blocks]
+        self.top = view(whole, model.sites.layers_path, nn.ModuleList(layers))
+
+    def forward(self, states: Float[Tensor, "row keep d_model"]) -> Float[Tensor, "row keep vocab"]:
+        self.given.state = states
+        positions = torch.arange(states.shape[1], device=states.device).expand(states.shape[:2])
+        try:
+            logits: Tensor = self.top(inputs_embeds=states, position_ids=positions, use_cache=False).logits
+        finally:
+            self.given.state = None
+        return logits.float()
+
+
+def _head_of(model: Model) -> nn.Module:
+    return _Head(model)
