@@ -1,8 +1,9 @@
 """Patched runs that are under way together: packed into one row of tokens, each at the positions where it can differ."""
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -62,16 +63,21 @@ class Entry:
 
 @dataclass
 class _Part:
-    """Rows that are at the same positions. ranges: (entry, first row, stop); earlier: keys and values of own positions
-    before these, where they went ahead."""
+    """Rows that are at the same positions. ranges: (entry, first row, stop); point: what they read is what it was;
+    ahead: positions before these that gave their keys and values, and went no further."""
 
     positions: tuple[int, ...]
     ranges: list[tuple[Entry, int, int]]
     runs: Int[Tensor, " row"]
     hidden: Float[Tensor, "row pos d_model"]
-    point: bool
+    point: bool = False
+    ahead: tuple[int, ...] = ()
     earlier: tuple[Tensor, Tensor] | None = None
-    start: int = 0
+
+    @property
+    def start(self) -> int:
+        """The first position that can differ."""
+        return min(self.ahead[:1] + self.positions[:1])
 
     @property
     def size(self) -> int:
@@ -91,22 +97,30 @@ class Packed:
     keep: int
     tokens: int = 0
     tokens_kv: int = 0
+    _written: set[tuple[int, str]] = field(default_factory=set, repr=False)
+
+    @property
+    def _length(self) -> int:
+        return int(self.base.ids.shape[1])
 
     @torch.no_grad()
     def run(self, entries: Sequence[Entry]) -> tuple[list[tuple[Entry, int, int]], Tensor, Float[Tensor, "row keep d"]]:
         """The last layer's output at the last `keep` positions of every row; ranges as in `_Part`, and each row's run."""
-        n_layers = len(self.interior.blocks)
+        top = len(self.interior.blocks) - 1
+        self._written = {(write.layer, write.site) for entry in entries for write in entry.writes}
         parts: list[_Part] = []
-        for layer in range(min(entry.layer for entry in entries), n_layers):
+        for layer in range(min(entry.layer for entry in entries), top + 1):
             joining = [entry for entry in entries if entry.layer == layer]
-            parts = self._join(layer, parts, [entry for entry in joining if not entry.point])
-            if layer == n_layers - 1:
-                parts = self._last(layer, parts)
             points = self._points(layer, [entry for entry in joining if entry.point])
+            suffixes = [entry for entry in joining if not entry.point]
+            if layer < top:
+                parts = self._join(layer, parts, suffixes)
+            else:
+                parts = self._last(layer, self._join(layer, parts, []), suffixes)
             self._block(layer, parts + points)
             parts = self._widen(layer + 1, parts, points)
-        parts = self._join(n_layers, parts, [entry for entry in entries if entry.layer == n_layers])
-        return self._ends(n_layers, parts)
+        parts += self._join(top + 1, [], [entry for entry in entries if entry.layer > top])
+        return self._ends(top + 1, parts)
 
     def _plain(self, layer: int, runs: Tensor, positions: Sequence[int]) -> Tensor:
         """States of the plain run at a block's input."""
@@ -114,80 +128,66 @@ class Packed:
         place: Any = slice(first, first + len(positions))
         if positions[-1] - first != len(positions) - 1:
             place = list(positions)
-        return self.base.residual[layer][runs][:, place]
+        return self.base.residual[layer].index_select(0, runs)[:, place]
+
+    def _fresh(
+        self, layer: int, groups: Mapping[tuple[int, ...], Sequence[Entry]], *, point: bool = False
+    ) -> list[_Part]:
+        """Rows whose states are plain before this layer, a part for each set of positions."""
+        made = []
+        for positions, entries in groups.items():
+            stops = list(accumulate(len(entry.runs) for entry in entries))
+            ranges = list(zip(entries, [0, *stops], stops, strict=False))
+            runs = torch.cat([entry.runs for entry in entries])
+            made.append(_Part(positions, ranges, runs, self._plain(layer, runs, positions), point))
+        return made
 
     def _join(self, layer: int, parts: list[_Part], entries: Sequence[Entry]) -> list[_Part]:
-        """Add rows whose states are plain before this layer, then write to its input; one part for each start."""
-        length = self.base.ids.shape[1]
-        joining: dict[int, list[Entry]] = defaultdict(list)
-        for entry in entries:
-            joining[entry.start].append(entry)
-        by_start = {part.start: part for part in parts}
-        for start, group in joining.items():
-            positions = tuple(range(start, length))
-            runs = torch.cat([entry.runs for entry in group])
-            made = self._part(group, runs, self._plain(layer, runs, positions), positions)
-            by_start[start] = _merged(by_start[start], made) if start in by_start else made
-        for part in by_start.values():
+        """Add rows from where they start to the end, then write to this layer's input; one part for each start."""
+        groups = _grouped(entries, lambda entry: tuple(range(entry.start, self._length)))
+        joined = _merged([*parts, *self._fresh(layer, groups)])
+        for part in joined:
             self._write(layer, "resid_pre", part, part.hidden)
-        return list(by_start.values())
-
-    def _part(self, entries: Sequence[Entry], runs: Tensor, hidden: Tensor, positions: tuple[int, ...]) -> _Part:
-        ranges = []
-        at = 0
-        for entry in entries:
-            ranges.append((entry, at, at + len(entry.runs)))
-            at += len(entry.runs)
-        point = positions[-1] != self.base.ids.shape[1] - 1 or entries[0].point
-        return _Part(positions, ranges, runs, hidden, point, start=positions[0])
+        return joined
 
     def _points(self, layer: int, entries: Sequence[Entry]) -> list[_Part]:
         """Rows of which only what is written goes through this block; in the last layer only what is read."""
-        groups: dict[tuple[int, ...], list[Entry]] = defaultdict(list)
-        first = self.base.ids.shape[1] - self.keep if layer == len(self.interior.blocks) - 1 else 0
-        for entry in entries:
-            groups[tuple(p for p in entry.at(layer) if p >= first)].append(entry)
-        made = []
-        for positions, group in groups.items():
-            runs = torch.cat([entry.runs for entry in group])
-            made.append(self._part(group, runs, self._plain(layer, runs, positions), positions))
-        return made
+        first = self._length - self.keep if layer == len(self.interior.blocks) - 1 else 0
+        groups = _grouped(entries, lambda entry: tuple(p for p in entry.at(layer) if p >= first))
+        return self._fresh(layer, groups, point=True)
 
     def _widen(self, layer: int, parts: list[_Part], points: list[_Part]) -> list[_Part]:
-        """Give the rows that joined with single positions their later ones, plain so far."""
-        n_layers, length = len(self.interior.blocks), self.base.ids.shape[1]
-        by_start = {part.start: part for part in parts}
+        """Give the rows that joined with what is written the positions after it, plain so far."""
+        if layer == len(self.interior.blocks):
+            return parts + points
+        wide = []
         for point in points:
-            pieces: dict[int, list[tuple[Entry, int, int]]] = defaultdict(list)
-            for piece in point.ranges:
-                pieces[piece[0].start if layer < n_layers else max(point.positions[0], length - self.keep)].append(piece)
-            for start, ranges in pieces.items():
-                positions = tuple(range(start, length))
+            for start in dict.fromkeys(entry.start for entry, _, _ in point.ranges):
+                ranges = [piece for piece in point.ranges if piece[0].start == start]
+                made = self._fresh(layer, {tuple(range(start, self._length)): [entry for entry, _, _ in ranges]})[0]
                 rows = torch.cat([torch.arange(low, high) for _, low, high in ranges]).to(point.hidden.device)
-                runs = point.runs[rows]
-                hidden = self._plain(layer, runs, positions).clone()
-                hidden[:, [p - start for p in point.positions]] = point.hidden[rows]
-                made = self._part([entry for entry, _, _ in ranges], runs, hidden, positions)
-                made.point = False
-                by_start[start] = _merged(by_start[start], made) if start in by_start else made
-        return list(by_start.values())
+                made.hidden[:, [p - start for p in point.positions]] = point.hidden[rows]
+                wide.append(made)
+        return _merged(parts + wide)
 
-    def _last(self, layer: int, parts: list[_Part]) -> list[_Part]:
-        """Before the last block: positions that are not read give their keys and values, and go no further."""
-        length = self.base.ids.shape[1]
-        split = [max(0, length - self.keep - part.start) for part in parts]
-        ahead = [
-            _Part(part.positions[:n], part.ranges, part.runs, part.hidden[:, :n], False, start=part.start)
-            for part, n in zip(parts, split, strict=True)
-            if n
-        ]
-        found = iter(self._keys(layer, ahead))
-        return [
-            _Part(
-                part.positions[n:], part.ranges, part.runs, part.hidden[:, n:], False, next(found) if n else None, part.start
-            )
-            for part, n in zip(parts, split, strict=True)
-        ]
+    def _last(self, layer: int, parts: list[_Part], entries: Sequence[Entry]) -> list[_Part]:
+        """Before the last block: positions that are not read give their keys and values, and go no further.
+
+        Of rows that join here only what is written differs, and what is read.
+        """
+        first = self._length - self.keep
+        fresh = self._fresh(layer, _grouped(entries, lambda entry: _with_ends(entry.at(layer), first, self._length)))
+        for part in fresh:
+            self._write(layer, "resid_pre", part, part.hidden)
+        ahead, last = [], []
+        for part in parts + fresh:
+            n = sum(p < first for p in part.positions)
+            ahead.append(_Part(part.positions[:n], part.ranges, part.runs, part.hidden[:, :n]))
+            last.append(_Part(part.positions[n:], part.ranges, part.runs, part.hidden[:, n:], False, part.positions[:n]))
+        found = iter(self._keys(layer, [part for part in ahead if part.positions]))
+        for part in last:
+            part.earlier = next(found) if part.ahead else None
+        return last
 
     def _keys(self, layer: int, parts: list[_Part]) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of tokens, without the rest of the block."""
@@ -217,15 +217,13 @@ class Packed:
             return torch.cat([part.flatten(0, 1) for part in z])[None], None
 
         def listen(site: str, _: int, value: Tensor) -> Tensor | None:
-            if site in ("resid_pre", "resid_post"):
+            if not any((layer, name) in self._written for name in _MEANT.get(site, ())):
                 return None
-            written = None
+            written = value.clone()
             for part, place in zip(parts, _places(parts), strict=True):
-                if any(write.site in _MEANT[site] for entry, _, _ in part.ranges for write in entry.writes):
-                    written = value.clone() if written is None else written
-                    states = written[0, place].view(*part.hidden.shape[:2], -1)
-                    for name in _MEANT[site]:
-                        self._write(layer, name, part, states)
+                states = written[0, place].view(*part.hidden.shape[:2], -1)
+                for name in _MEANT[site]:
+                    self._write(layer, name, part, states)
             return written
 
         with self.interior.using(attention=attention, listen=listen):
@@ -251,9 +249,11 @@ class Packed:
         if part.point:  # nothing before this layer differs, so what they read is what it was
             z = plain["z"][part.runs][:, list(part.positions)]
         else:
-            past = [plain[name][part.runs, :, : part.start] for name in ("k", "v")]
-            own = [(k, v)] if part.earlier is None else [part.earlier, (k, v)]
-            keys, values = (torch.cat([past[i], *(pair[i] for pair in own)], dim=2) for i in (0, 1))
+            keys, values = (plain[name].index_select(0, part.runs) for name in ("k", "v"))
+            for whole, own, earlier in zip((keys, values), (k, v), part.earlier or (None, None), strict=True):
+                whole[:, :, part.positions[0] :] = own
+                if earlier is not None:
+                    whole[:, :, list(part.ahead)] = earlier
             z = attend(q, keys, values, self._mask(layer, part))[0]
         self._write(layer, "z", part, z)
         return z
@@ -265,6 +265,8 @@ class Packed:
 
     def _write(self, layer: int, site: str, part: _Part, states: Tensor) -> None:
         """Write into states `[row, pos, ...]` of a part what its cells say, in place."""
+        if (layer, site) not in self._written:
+            return
         for entry, low, high in part.ranges:
             for write in entry.writes:
                 if write.site != site or write.layer != layer:
@@ -285,7 +287,7 @@ class Packed:
 
     def _ends(self, n_layers: int, parts: Sequence[_Part]) -> tuple[list[tuple[Entry, int, int]], Tensor, Tensor]:
         """The positions that are read, of all rows; what lies before a row's start is plain."""
-        first = self.base.ids.shape[1] - self.keep
+        first = self._length - self.keep
         ranges: list[tuple[Entry, int, int]] = []
         ends = []
         at = 0
@@ -304,11 +306,37 @@ class Packed:
 _MEANT = {"attn_out": ("attn_out", "resid_mid"), "mlp_out": ("mlp_out",), "neurons": ("neurons",)}
 
 
-def _merged(one: _Part, other: _Part) -> _Part:
-    at = len(one.runs)
-    ranges = one.ranges + [(entry, at + low, at + high) for entry, low, high in other.ranges]
-    runs, hidden = torch.cat([one.runs, other.runs]), torch.cat([one.hidden, other.hidden])
-    return _Part(one.positions, ranges, runs, hidden, False, start=one.start)
+def _grouped(entries: Iterable[Entry], key: Callable[[Entry], tuple[int, ...]]) -> dict[tuple[int, ...], list[Entry]]:
+    groups: dict[tuple[int, ...], list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
+    return groups
+
+
+def _with_ends(positions: tuple[int, ...], first: int, stop: int) -> tuple[int, ...]:
+    """Positions, and those from `first` on that are read."""
+    return tuple(p for p in positions if p < first) + tuple(range(first, stop))
+
+
+def _merged(parts: Iterable[_Part]) -> list[_Part]:
+    """One part for each set of positions."""
+    groups: dict[tuple[int, ...], list[_Part]] = defaultdict(list)
+    for part in parts:
+        groups[part.positions].append(part)
+    made = []
+    for positions, group in groups.items():
+        if len(group) == 1:
+            made += group
+            continue
+        starts = accumulate((len(part.runs) for part in group), initial=0)
+        ranges = [
+            (entry, at + low, at + high)
+            for at, part in zip(starts, group, strict=False)
+            for entry, low, high in part.ranges
+        ]
+        runs, hidden = torch.cat([part.runs for part in group]), torch.cat([part.hidden for part in group])
+        made.append(_Part(positions, ranges, runs, hidden))
+    return made
 
 
 def _places(parts: Sequence[_Part]) -> list[slice]:

@@ -74,7 +74,7 @@ def trace(
 
     def attend(layer: int, call: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Any:
         z, pattern = call(q, k, v, mask)
-        attention[layer] = {"q": q, "k": k, "v": v, "z": z}
+        attention[layer] = {"q": q, "k": k.contiguous(), "v": v.contiguous(), "z": z}
         masks[layer] = _own(mask, ids.shape[1], q)
         if Site("pattern", layer) in wanted:
             if pattern is None:
