@@ -1,51 +1,71 @@
-"""Patching: the exact (layer x position) map of the residual stream."""
+"""Patching: where, in which layer, and in which part of it the answer can be changed."""
 
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
-from ..hooks import MODES, Mode, Model, Run, Runs, generate
-from ..hooks.cache import Layers, forward_segment
-from ..hooks.format import decode
+from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.gates import enforce, judge
-from ..hooks.resume import resume
-from ..hooks.sites import Site
+from ..hooks.interior import Interior
 from ..hooks.support import check_spliceable
+from ..hooks.sweep import Cell, Sweep, memory_of
+from ..hooks.trace import trace
 from ..tasks import Pairs
-from .patch_table import PatchMap
-from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
+from .aligned import Aligned, align
+from .metrics import Meter, Metric, check_metric, forcings
+from .patch_board import Board, Plan, Work, keep_partial, read_partial
+from .patch_cells import SITES, UNIT_SITES, Writer, check_site, kept_sites
+from .patch_table import PatchMap, UnitPatchMap
 
-SITE = "resid_pre"
+DIRECTIONS = ("denoising", "noising")
 ADVICE = "This model cannot be resumed in the middle here."
-# A run up to its target, and the answer tokens that it gives.
-Row = tuple[tuple[int, ...], tuple[int, ...], Run]
 
 
 def patch(
     model: Model,
     pairs: Pairs,
+    site: str = "resid_pre",
     *,
     mode: Mode = "answer-only",
     target: str = "onset",
     cot: str | Runs | Mapping[str, Any] = "model",
-    batch_size: int = 256,
+    positions: Sequence[str] | None = None,
+    layers: Sequence[int] | None = None,
+    window: int = 1,
+    units: Sequence[int] | str = "each",
+    direction: str = "denoising",
+    metric: Metric = "log-odds",
+    memory: int | str = "1GB",
+    resume: str | Path | PatchMap | None = None,
     progress: bool = False,
 ) -> PatchMap:
-    """Put the donor's `resid_pre` of one layer and position into the recipient's run, for every layer and position.
+    """Put one activation of the donor's run into the recipient's, for every layer and place, and see what it answers.
 
     Exact: only positions at or after the patch, in layers above it, are computed again, and nothing else can change.
-    The metric is log p(donor's answer) - log p(recipient's answer). Pairs that do not align (other lengths than most)
-    are left out and counted.
+    Pairs that do not align are left out and counted.
 
+    site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`; heads: `z`, `q`, `k`, `v`, `pattern`; `neurons`
     mode: the run that is patched; target: where it is scored in a CoT run (see `channels`)
+    positions: places by name (`operand.2`, `step.*[-1]`, `prompt`), each patched as a whole; None: each token
+    window: how many layers from each on are patched together (not for q, k, v, pattern)
+    units: of heads and neurons: "each" alone, "all" together, or the numbers of those to patch one at a time
+    direction: "denoising" puts the donor's state into the recipient's run (what suffices for the donor's answer),
+        "noising" the recipient's into the donor's (what is necessary for it)
+    metric: "log-odds" of the donor's answer over the recipient's, each to its end, "logit-difference" of their first
+        tokens, "log-probability" of the donor's answer, "kl" from the unpatched run, or a function of logits
+        `[row, vocab]` and both answers' tokens that gives one figure a row
+    memory: bytes that states under way may take, about; less means more, smaller batches
+    resume: a file to which an interrupted sweep is saved, and from which the next call goes on; or the `partial` of the
+        Interrupted error that is raised where memory runs out
+
+    Source: activation patching as in Vig et al. 2020 (arXiv 2004.12265), Zhang & Nanda 2024 (2309.16042).
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:copy-direct")
@@ -55,182 +75,118 @@ def patch(
     """
     began = time.perf_counter()
     check_name("mode", mode, MODES)
-    rows, onset, dropped = _rows(model, pairs, mode, target, cot, progress)
-    before = len(rows[0][0][0])
-    layers, positions = model.n_layers, range(before)
-    values = np.zeros((layers, before, len(rows)))
-    natural = np.zeros((2, len(rows)))
-    errors = []
-    starts = range(0, len(rows), batch_size)
-    with tqdm(total=len(starts) * layers * before, desc="patch", disable=not progress, leave=False) as bar:
-        for start in starts:
-            chunk = slice(start, start + batch_size)
-            recipients, donors = [row[0] for row in rows[chunk]], [row[1] for row in rows[chunk]]
-            states, past, natural[0, chunk] = _natural(model, recipients, recipients, donors)
-            other, _, natural[1, chunk] = _natural(model, donors, recipients, donors)
-            for layer in range(layers):
-                for position in positions:
-                    at = (states, past, layer, position, recipients, donors)
-                    values[layer, position, chunk] = _cell(model, *at, patched=other)
-                    bar.update()
-            identity = _cell(model, states, past, layers // 2, before // 2, recipients, donors, patched=states)
-            errors.append(np.abs(identity - natural[0, chunk]).max())
-    effect = float(np.abs(natural[1] - natural[0]).mean())
-    gates = [judge("identity patch = plain run", float(max(errors)), effect, ADVICE)]
-    enforce(gates)
-    names = pairs.variables
+    check_name("direction", direction, DIRECTIONS)
+    plan = _plan(model, site, layers, window, units, direction, metric)
+    check_spliceable(model)
+    interior = Interior.of(model.module, model.sites)
+    check_site(model, interior, site, plan.layers)
+    aligned = align(model, pairs, mode=mode, target=target, cot=cot, positions=positions, progress=progress)
+    how = {"site": site, "mode": mode, "target": target, "cot": cot if isinstance(cot, str) else "given"}
+    how |= {"direction": direction, "metric": check_metric(metric), "window": window}
+    identity = {**model.identity(), "task": pairs.task.spec, **how}
+    board = Board.of(plan, interior, aligned)
+    kept = read_partial(resume, identity, board)
+    made = partial(_result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began)
+    try:
+        _sweep(model, interior, aligned, plan, board, memory_of(memory), progress)
+    except BaseException as error:
+        keep_partial(error, kept, board, lambda: made(board, []))
+        raise
+    effect = float(np.abs(board.natural[1] - board.natural[0]).mean())
+    gate = judge("identity patch = plain run", board.error, effect, ADVICE)
+    enforce([gate])
+    if kept is not None:
+        kept.unlink(missing_ok=True)
+    return made(board, [gate.asdict()])
+
+
+def _result(
+    board: Board,
+    gates: list[dict[str, Any]],
+    *,
+    plan: Plan,
+    aligned: Aligned,
+    names: Sequence[str],
+    identity: Mapping[str, Any],
+    began: float,
+) -> PatchMap:
     facts = {
-        "dropped": dropped,
-        "gates": [gate.asdict() for gate in gates],
-        "onset": onset.slot if onset else None,
+        "dropped": aligned.dropped,
+        "gates": gates,
+        "onset": aligned.onset.slot if aligned.onset else None,
+        "forwards": board.forwards,
+        "way": "resumed in the middle",
     }
-    how = {"site": SITE, "mode": mode, "target": target, "cot": cot if isinstance(cot, str) else "given"}
-    coords = {"layer": tuple(range(layers)), "position": _labels(model, rows[0][0][2], before), "names": names}
-    return PatchMap(
+    coords: dict[str, tuple[Any, ...]] = {"layer": plan.layers, "position": aligned.labels, "names": tuple(names)}
+    if plan.each:
+        coords["unit"] = board.units
+    shape = board.shape(plan)
+    return (UnitPatchMap if plan.each else PatchMap)(
         coords=coords,
-        manifest=Manifest({**model.identity(), "task": pairs.task.spec, **how}, circumstance(began, **facts)),
-        values=values,
-        recipient=natural[0],
-        donor=natural[1],
-        variable=np.array([names.index(row[2]) for row in rows]),
+        manifest=Manifest(identity, circumstance(began, **facts)),
+        values=board.values.reshape(shape),
+        outcome=board.outcome.reshape(shape),
+        exact=np.ones(shape[:-1], dtype=bool),
+        recipient=board.natural[0],
+        donor=board.natural[1],
+        variable=np.array([list(names).index(variable) for _, _, variable in aligned.pairs]),
     )
 
 
-def _rows(
-    model: Model, pairs: Pairs, mode: Mode, target: str, cot: Any, progress: bool
-) -> tuple[list[tuple[Row, Row, str]], Onset | None, dict[str, int]]:
-    """The pairs of runs that align, cut at the target, and why the others were left out."""
-    check_spliceable(model)
-    if not len(pairs):
-        raise InputError("no pairs to measure")
-    problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
-    onset = None
-    if mode == "cot":
-        runs = cot_runs(model, problems, cot, progress)
-        onset = resolve_target(target, runs)
-    else:
-        runs = generate(model, problems, mode, progress=progress)
-    cuts = {key: _cut(run, onset, target, model) for key, run in runs.by_problem().items()}
-    reasons: list[str] = []
-    rows: list[tuple[Row, Row, str]] = []
-    for pair in pairs:
-        one, other = cuts[pair.recipient.key], cuts[pair.donor.key]
-        if isinstance(one, str) or isinstance(other, str):
-            reasons.append(one if isinstance(one, str) else str(other))
-        elif one[1] == other[1]:
-            reasons.append("recipient and donor give the same answer")
-        elif len(one[0]) != len(other[0]):
-            reasons.append("the two runs have unequal length")
-        else:
-            rows.append((one, other, pair.variable))
-    lengths = Counter(len(row[0][0]) for row in rows)
-    if not lengths:
-        raise InputError(f"no pair is left to patch: {count_reasons(reasons)}")
-    common = max(sorted(lengths), key=lengths.__getitem__)
-    reasons += ["another length than most pairs"] * (len(rows) - lengths[common])
-    return [row for row in rows if len(row[0][0]) == common], onset, count_reasons(reasons)
+def _plan(model: Model, site: str, layers: Any, window: int, units: Any, direction: str, metric: Metric) -> Plan:
+    check_name("site", site, SITES)
+    check_metric(metric)
+    chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
+    if not chosen or not set(chosen) <= set(range(model.n_layers)):
+        raise InputError(f"layers={list(chosen)}: this model has layers 0 to {model.n_layers - 1}")
+    if window < 1 or (window > 1 and site in ("q", "k", "v", "pattern")):
+        raise InputError(
+            f"window={window} for site {site!r}: expected 1 or more layers, and 1 for q, k, v and pattern; patch z or "
+            "attn_out in windows"
+        )
+    if isinstance(units, str):
+        check_name("units", units, ("each", "all"))
+    each = site in UNIT_SITES and units != "all"
+    return Plan(site, chosen, window, each, None if isinstance(units, str) else tuple(units), direction, metric)
 
 
-def _cut(run: Run, onset: Onset | None, target: str, model: Model) -> Row | str:
-    if onset is None:
-        if run.answer is None:
-            return "no answer that the task can read"
-        return run.ids[: run.spans["answer"][0]], run.tokens("answer"), run
-    aim = cut(run, onset, target, model)
-    return aim if isinstance(aim, str) else (aim.head + aim.cot, aim.answer, run)
+def _sweep(
+    model: Model, interior: Interior, aligned: Aligned, plan: Plan, board: Board, memory: int, progress: bool
+) -> None:
+    """Every cell in every batch of pairs."""
+    works = [Work.of(batch, plan, board, model.n_layers) for batch in aligned.batches]
+    with tqdm(
+        total=sum(work.rows for work in works), desc=f"patch {plan.site}", unit="run", disable=not progress, leave=False
+    ) as bar:
+        for work in works:
+            if work.rows or not np.isfinite(board.natural[:, list(work.batch.index)]).all():
+                _measure(model, interior, work, plan, board, memory, bar)
+            bar.set_postfix(forwards=round(board.forwards))
 
 
-def _forced(own: Sequence[Row], answers: Sequence[Row], model: Model) -> list[tuple[Tensor, list[int]]]:
-    """Token ids of own prefix and forced answers, grouped by the answers' length, with the rows of each group."""
-    groups: dict[int, list[int]] = {}
-    for i, row in enumerate(answers):
-        groups.setdefault(len(row[1]), []).append(i)
-    return [
-        (torch.tensor([own[i][0] + answers[i][1][:-1] for i in rows], device=model.device), rows)
-        for rows in groups.values()
-    ]
-
-
-def _log_p(logits: Tensor, answers: Sequence[tuple[int, ...]]) -> NDArray[Any]:
-    """Log probability of each row's answer; logits of the positions that predict it."""
-    wanted = torch.tensor(answers, device=logits.device)
-    chosen = logits.log_softmax(-1).gather(-1, wanted[..., None])[..., 0].sum(-1)
-    found: NDArray[Any] = chosen.double().cpu().numpy()
-    return found
-
-
-# Per candidate (recipient's, donor's answer) and length group: rows, states [batch, layer, pos, d_model], token ids; or
-# the cache.
-State = list[list[tuple[list[int], Tensor, Tensor]]]
-Past = list[list[Layers]]
-
-
-def _natural(
-    model: Model, own: Sequence[Row], recipients: Sequence[Row], donors: Sequence[Row]
-) -> tuple[State, Past, NDArray[Any]]:
-    """States and caches of unpatched runs with either answer forced, and their log-odds."""
-    states: State = []
-    pasts: Past = []
-    log_p = np.zeros((2, len(own)))
-    for c, answers in enumerate((recipients, donors)):
-        states.append([])
-        pasts.append([])
-        for ids, rows in _forced(own, answers, model):
-            batch, length = ids.shape
-            logits, layers = forward_segment(model, ids)
-            size = len(answers[rows[0]][1])
-            log_p[c, rows] = _log_p(logits[:, -size:], [answers[i][1] for i in rows])
-            every = torch.cartesian_prod(torch.arange(batch), torch.arange(length)).to(model.device)
-            sites = [Site(SITE, layer) for layer in range(model.n_layers)]
-            read = model.backend.read(ids, torch.ones_like(ids, dtype=torch.bool), sites, every)
-            stacked = torch.stack([read[site].view(batch, length, -1) for site in sites], dim=1)
-            states[-1].append((rows, stacked, ids))
-            pasts[-1].append(layers)
-    return states, pasts, log_p[1] - log_p[0]
-
-
-def _cell(
-    model: Model,
-    states: State,
-    pasts: Past,
-    layer: int,
-    position: int,
-    recipients: Sequence[Row],
-    donors: Sequence[Row],
-    *,
-    patched: State,
-) -> NDArray[Any]:
-    """Log-odds with one cell of the recipients' states taken from `patched`."""
-    log_p = np.zeros((2, len(recipients)))
-    single = all(len(row[1]) == 1 for row in (*recipients, *donors))
-    for c, answers in enumerate((recipients, donors)):
-        if c and single:  # answers of one token force nothing: one run scores both
-            break
-        for (rows, own, ids), past, (_, other, _) in zip(states[c], pasts[c], patched[c], strict=True):
-            hidden = own[:, layer, position:].clone()
-            hidden[:, 0] = other[:, layer, position]
-            size = len(answers[rows[0]][1])
-            before = [(k[:, :, :position], v[:, :, :position]) for k, v in past] if position else []
-            logits = resume(model, layer, hidden, before, keep=size, ids=ids)
-            log_p[c, rows] = _log_p(logits, [answers[i][1] for i in rows])
-            if single:
-                log_p[1, rows] = _log_p(logits, [donors[i][1] for i in rows])
-    return np.asarray(log_p[1] - log_p[0])
-
-
-def _labels(model: Model, run: Run, before: int) -> tuple[str, ...]:
-    """A label a position: the innermost span with its index, or the token where only a segment names it."""
-    labels = []
-    segments = ("prompt", "open", "cot", "cue", "answer")
-    for position in range(before):
-        inside = [
-            (stop - start, name, position - start)
-            for name, (start, stop) in run.spans.items()
-            if start <= position < stop
-        ]
-        size, name, offset = min(inside, default=(0, "", 0))
-        if name in segments and name == "prompt":
-            labels.append(decode(model.tokenizer, run.ids[position : position + 1]).strip() or repr(" "))
-        else:
-            labels.append(name if size == 1 else f"{name}[{offset}]")
-    return tuple(labels)
+def _measure(model: Model, interior: Interior, work: Work, plan: Plan, board: Board, memory: int, bar: Any) -> None:
+    """One batch of pairs: the plain runs, the cells, and one cell written with what it was."""
+    batch, n = work.batch, len(board.keys)
+    sides = (batch.recipient, batch.donor) if plan.direction == "denoising" else (batch.donor, batch.recipient)
+    pairs = torch.arange(len(batch.index), device=model.device)
+    meter: Meter | None = None
+    for own, other in zip(forcings(batch, sides[0]), forcings(batch, sides[1]), strict=True):
+        with torch.no_grad():
+            source = trace(model, interior, other.ids, keep=other.keep, sites=kept_sites(plan.site, work.layers))
+            base = trace(model, interior, own.ids, keep=own.keep)
+        meter = meter or Meter(plan.metric, batch, n + 3, base.logits[:, 0])
+        read = meter.reader(own)
+        for cell, logits in ((n, base.logits), (n + 1, source.logits)):
+            read(torch.full_like(pairs, cell), pairs, logits)
+        sweep = Sweep(model, interior, base, own.keep, memory)
+        cells = work.cells(Writer(plan.site, base, source))
+        board.forwards += 2 * len(pairs)
+        try:
+            for rows in sweep.run([*cells, *[Cell((), pairs[:0])] * 2, work.identity(base)], read):
+                bar.update(min(rows, max(0, work.rows - bar.n)))
+        finally:
+            board.forwards += sweep.forwards
+            if own.last:
+                board.take(work, meter)
+    assert meter is not None
+    board.take_plain(work, meter, plan.direction)

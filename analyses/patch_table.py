@@ -1,4 +1,4 @@
-"""The saved result of `patch`. No torch and no model."""
+"""The saved results of `patch`. No torch and no model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,50 +9,124 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result
-from .interval import bootstrap_interval
+from .interval import bootstrap_interval, interval_text
+
+BLOCK = 512  # cells whose bootstrap is drawn together
+SHOWN = 8
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PatchMap(Result):
-    """Log-odds of the donor's over the recipient's answer, with one cell of the residual stream taken from the donor.
+    """What a metric is in every pair with one cell of the base's run taken from the source's.
 
-    values: `[layer, position, pair]`; recipient and donor: the same of the two unpatched runs
+    values: `[layer, position, pair]`; recipient and donor: the same of the two unpatched runs. The base is the
+    recipient where the direction is "denoising", the donor where it is "noising"
+    outcome: the greedy answer is 0 the recipient's, 1 the donor's, 2 another one; exact: False where a cell is a
+    gradient's approximation
     """
 
     kind: ClassVar[str] = "patch"
     axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "values": ("layer", "position", "pair"),
+        "outcome": ("layer", "position", "pair"),
+        "exact": ("layer", "position"),
         "recipient": ("pair",),
         "donor": ("pair",),
         "variable": ("pair",),
     }
 
     values: NDArray[Any]
+    outcome: NDArray[Any]
+    exact: NDArray[Any]
     recipient: NDArray[Any]
     donor: NDArray[Any]
     variable: NDArray[Any]
 
+    @property
+    def base(self) -> NDArray[Any]:
+        """The metric of the run that is patched, `[pair]`."""
+        return self.donor if self.manifest.identity["direction"] == "noising" else self.recipient
+
+    @property
+    def source(self) -> NDArray[Any]:
+        """The metric of the run that states are taken from, `[pair]`."""
+        return self.recipient if self.manifest.identity["direction"] == "noising" else self.donor
+
     def effect(self) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-        """Estimate, lower and upper bound `[layer, position]` of the share of the recipient-to-donor change that one
-        cell makes: a ratio of means, signed, not clipped."""
-        layers, positions, pairs = self.values.shape
-        change = (self.values - self.recipient).reshape(-1, pairs).T
-        values = np.concatenate([change, (self.donor - self.recipient)[:, None]], axis=1)
+        """Estimate, lower and upper bound of the share of the change from base to source that one cell makes, of the
+        shape of the cells: a ratio of means over pairs, signed, not clipped; a bootstrap over pairs."""
+        shape = self.values.shape[:-1]
+        change = (self.values - self.base).reshape(-1, self.values.shape[-1]).T
+        whole = (self.source - self.base)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            estimate = _ratio(np.concatenate([change, whole], axis=1).mean(axis=0))
+        bounds = [
+            bootstrap_interval(np.concatenate([change[:, start : start + BLOCK], whole], axis=1), _ratio)
+            for start in range(0, change.shape[1], BLOCK)
+        ]
+        low, high = (np.concatenate(parts) for parts in zip(*bounds, strict=True))
+        return estimate.reshape(shape), low.reshape(shape), high.reshape(shape)
 
-        def ratio(means: NDArray[Any]) -> NDArray[Any]:
-            return np.asarray(means[..., :-1] / means[..., -1:])
-
-        low, high = bootstrap_interval(values, ratio)
-        shape = (layers, positions)
-        return ratio(values.mean(axis=0)).reshape(shape), low.reshape(shape), high.reshape(shape)
+    def moved(self) -> NDArray[Any]:
+        """The share of pairs whose greedy answer is the source's, of the shape of the cells; NaN where no cell was run
+        exactly."""
+        side = 0 if self.manifest.identity["direction"] == "noising" else 1
+        rate = (self.outcome == side).mean(axis=-1)
+        return np.where(self.exact, rate, np.nan)
 
     def frame(self) -> pd.DataFrame:
-        """A row a cell: layer, position, effect with interval."""
+        """A row a cell: layer, position (and unit), effect with interval, shares of outcomes, exact or approximated."""
         estimate, low, high = self.effect()
-        return pd.DataFrame(
-            [
-                {"layer": layer, "position": position, "effect": estimate[i, j], "low": low[i, j], "high": high[i, j]}
-                for i, layer in enumerate(self.coords["layer"])
-                for j, position in enumerate(self.coords["position"])
-            ]
+        names = self.axes["values"][:-1]
+        labels = [self.coords[name] for name in names]
+        places = [
+            dict(zip(names, (labels[i][k] for i, k in enumerate(at)), strict=True))
+            for at in np.ndindex(*estimate.shape)
+        ]
+        counts = {
+            name: np.where(self.exact, (self.outcome == code).mean(axis=-1), np.nan).ravel()
+            for code, name in enumerate(("recipient's", "donor's", "other"))
+        }
+        figures = {"effect": estimate.ravel(), "low": low.ravel(), "high": high.ravel(), **counts}
+        return pd.DataFrame(places).assign(**figures, exact=self.exact.ravel(), n=self.values.shape[-1])
+
+    def table(self) -> str:
+        """The cells that move the answer most, with what was measured and how."""
+        frame = self.frame()
+        order = frame["effect"].abs().sort_values(ascending=False).index[:SHOWN]
+        rows = frame.loc[order]
+        places = list(self.axes["values"][:-1])
+        shown = rows[places].assign(
+            effect=[interval_text(*row) for row in rows[["effect", "low", "high"]].itertuples(index=False)],
+            moved=[f"{share:.2f}" if share == share else "-" for share in np.asarray(self.moved()).ravel()[order]],
         )
+        return f"{self.summary()}\n{shown.to_string(index=False)}"
+
+    def summary(self) -> str:
+        """One line: what was patched, in how many pairs, at what cost."""
+        how, facts = self.manifest.identity, self.manifest.circumstance
+        cells = int(np.prod(self.values.shape[:-1]))
+        return (
+            f"{how['site']} into the {'donor' if how['direction'] == 'noising' else 'recipient'}'s {how['mode']} run, "
+            f"{how['metric']}: {cells} cells, {self.values.shape[-1]} pairs, {int(self.exact.sum())} cells exact, "
+            f"{facts['forwards']:.0f} forward passes ({facts['way']})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class UnitPatchMap(PatchMap):
+    """A `PatchMap` with one head or one neuron at a time: `[layer, position, unit, pair]`."""
+
+    kind: ClassVar[str] = "patch_units"
+    axes: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "values": ("layer", "position", "unit", "pair"),
+        "outcome": ("layer", "position", "unit", "pair"),
+        "exact": ("layer", "position", "unit"),
+        "recipient": ("pair",),
+        "donor": ("pair",),
+        "variable": ("pair",),
+    }
+
+
+def _ratio(means: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(means[..., :-1] / means[..., -1:])

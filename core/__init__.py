@@ -1,12 +1,13 @@
 """What every room shares: errors, saved results, manifests, atomic files. Imports nothing of ours."""
 
-from .errors import GateError, InputError, LoadbearingError, UnknownNameError, check_name
+from .errors import GateError, InputError, Interrupted, LoadbearingError, UnknownNameError, check_name
 from .files import atomic_write, new_folder
 from .result import Manifest, Result, circumstance, load_result
 
 __all__ = [
     "GateError",
     "InputError",
+    "Interrupted",
     "LoadbearingError",
     "Manifest",
     "Result",

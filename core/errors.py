@@ -20,6 +20,14 @@ class GateError(LoadbearingError):
     """A check on the user's own model failed, so that no figure is shown."""
 
 
+class Interrupted(LoadbearingError):
+    """Long work could not be finished; `partial` is the result so far, from which it can go on."""
+
+    def __init__(self, message: str, partial: object) -> None:
+        super().__init__(message)
+        self.partial = partial
+
+
 def check_name(kind: str, name: str, choices: Iterable[str]) -> str:
     """Return `name` if it is one of `choices`, else raise an error that lists them and names the nearest.
 

@@ -183,7 +183,9 @@ class Packed:
         for part in parts + fresh:
             n = sum(p < first for p in part.positions)
             ahead.append(_Part(part.positions[:n], part.ranges, part.runs, part.hidden[:, :n]))
-            last.append(_Part(part.positions[n:], part.ranges, part.runs, part.hidden[:, n:], False, part.positions[:n]))
+            last.append(
+                _Part(part.positions[n:], part.ranges, part.runs, part.hidden[:, n:], False, part.positions[:n])
+            )
         found = iter(self._keys(layer, [part for part in ahead if part.positions]))
         for part in last:
             part.earlier = next(found) if part.ahead else None

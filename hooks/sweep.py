@@ -6,6 +6,7 @@ are under way go through a block together, and in the last layer the positions t
 values only. Nothing is approximated.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,13 +15,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..core import InputError
 from .cut_view import view
 from .interior import Interior
 from .model import Model
 from .packed import Entry, Packed, Write
 from .trace import Trace
 
-MEMORY = 1 << 30  # bytes
 # What came out for some rows: cell of each row, run of each row, float32 logits `[row, keep, vocab]`.
 Read = Callable[[Int[Tensor, " row"], Int[Tensor, " row"], Float[Tensor, "row keep vocab"]], None]
 
@@ -45,7 +46,7 @@ class Sweep:
     interior: Interior
     base: Trace
     keep: int = 1
-    memory: int = MEMORY
+    memory: int = 1 << 30
     forwards: float = 0.0
     _head: nn.Module = field(init=False, repr=False)
 
@@ -134,6 +135,20 @@ class Sweep:
 
 def _with(entry: Entry, runs: Int[Tensor, " row"]) -> Entry:
     return Entry(entry.cell, entry.writes, runs, entry.layer, entry.start, entry.point)
+
+
+def memory_of(given: int | str) -> int:
+    """Bytes, from a number or a text such as "512MB" or "2GB".
+
+    >>> memory_of("2GB"), memory_of(1000)
+    (2000000000, 1000)
+    """
+    if isinstance(given, int) and given > 0:
+        return given
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?)B", str(given))
+    if match is None or not float(match[1]):
+        raise InputError(f"memory={given!r}: expected a number of bytes, or a text such as '512MB' or '2GB'")
+    return int(float(match[1]) * 1000 ** " kMGT".index(match[2] or " "))
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import InputError
-from .interior import Interior
+from .interior import Attend, Interior
 from .masks import takes_logits_to_keep
 from .model import Model
 from .sites import Site
@@ -26,6 +26,7 @@ class Trace:
         query heads) and z `[batch, pos, head, d_head]`, a dict a layer
     masks: the attention mask of every layer `[batch or 1, head or 1, pos, pos]`, added to scores or, boolean, of what
         is seen; with what a cut has taken out
+    attend: the model's own attention function of every layer, with all that it takes besides
     calls: what each block was called with besides the hidden state
     kept: other sites, by `Site`
     """
@@ -34,6 +35,7 @@ class Trace:
     residual: list[Tensor]
     attention: list[dict[str, Tensor]]
     masks: list[Tensor]
+    attend: list[Attend]
     calls: list[dict[str, Any]]
     logits: Float[Tensor, "batch keep vocab"]
     kept: dict[Site, Tensor] = field(repr=False)
@@ -70,15 +72,19 @@ def trace(
     attention: list[dict[str, Tensor]] = [{} for _ in range(n_layers)]
     masks: list[Tensor] = [ids] * n_layers
     calls: list[dict[str, Any]] = [{} for _ in range(n_layers)]
+    own: list[Attend] = [None] * n_layers  # type: ignore[list-item]
     kept: dict[Site, Tensor] = {}
 
     def attend(layer: int, call: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Any:
+        own[layer] = call
         z, pattern = call(q, k, v, mask)
         attention[layer] = {"q": q, "k": k.contiguous(), "v": v.contiguous(), "z": z}
         masks[layer] = _own(mask, ids.shape[1], q)
         if Site("pattern", layer) in wanted:
             if pattern is None:
-                raise InputError("site 'pattern': sdpa attention makes no pattern; load the model with attention='eager'")
+                raise InputError(
+                    "site 'pattern': sdpa attention makes no pattern; load the model with attention='eager'"
+                )
             kept[Site("pattern", layer)] = pattern.transpose(1, 2)
         return z, pattern
 
@@ -96,7 +102,7 @@ def trace(
         output = interior.module(input_ids=ids, position_ids=positions, use_cache=False, **options)
     if not all(attention):
         raise InputError(f"{type(model.module).__name__}: its attention does not go through transformers' interface")
-    return Trace(ids, residual, attention, masks, calls, output.logits[:, -keep:].float(), kept)
+    return Trace(ids, residual, attention, masks, own, calls, output.logits[:, -keep:].float(), kept)
 
 
 def _own(mask: Tensor | None, length: int, like: Tensor) -> Tensor:

@@ -1,0 +1,183 @@
+"""What a patching sweep has to do and what it has done: kept when it is interrupted, taken up again by the next call."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..core import InputError, Interrupted, load_result
+from ..hooks.interior import Interior
+from ..hooks.packed import Write
+from ..hooks.sweep import Cell, out_of_memory
+from ..hooks.trace import Trace
+from .aligned import Aligned, Batch
+from .metrics import Meter, Metric
+from .patch_cells import Writer, unit_count
+from .patch_table import PatchMap
+
+Key = tuple[int, int, int | None]  # layer, number of the place, head or neuron
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is asked of a map: one site, in windows of layers, at places, of single units or whole."""
+
+    site: str
+    layers: tuple[int, ...]
+    window: int
+    each: bool
+    units: tuple[int, ...] | None
+    direction: str
+    metric: Metric
+
+
+@dataclass
+class Board:
+    """Figures of every cell and pair, NaN until they are measured; natural: of the recipients' and donors' own runs."""
+
+    keys: tuple[Key, ...]
+    units: tuple[int, ...]
+    places: int
+    values: NDArray[Any]
+    outcome: NDArray[Any]
+    natural: NDArray[Any]
+    error: float = 0.0
+    forwards: float = 0.0
+
+    @classmethod
+    def of(cls, plan: Plan, interior: Interior, aligned: Aligned) -> "Board":
+        """An empty board."""
+        count = unit_count(plan.site, interior) if plan.each else 0
+        numbers = tuple(range(count)) if plan.units is None else plan.units
+        if not set(numbers) <= set(range(count)):
+            raise InputError(f"units={list(numbers)}: site {plan.site!r} has units 0 to {count - 1} in every layer")
+        units: tuple[int | None, ...] = numbers if plan.each else (None,)
+        keys = tuple((layer, at, u) for layer in plan.layers for at in range(len(aligned.labels)) for u in units)
+        size = (len(keys), len(aligned.pairs))
+        values, outcome = np.full(size, np.nan), np.zeros(size, dtype=np.int8)
+        return cls(keys, numbers, len(aligned.labels), values, outcome, np.full((2, size[1]), np.nan))
+
+    def shape(self, plan: Plan) -> tuple[int, ...]:
+        """Layers, places, units where there are any, pairs."""
+        return (len(plan.layers), self.places, *((len(self.units),) if plan.each else ()), self.values.shape[1])
+
+    def take(self, work: "Work", meter: Meter) -> None:
+        """Keep what a batch has measured; where nothing can differ it is the plain run's."""
+        n, index = len(self.keys), np.array(work.batch.index)
+        values, outcome = meter.values[:n].copy(), meter.outcomes[:n].copy()
+        plain = ~work.wanted & ~work.done
+        values[plain] = np.broadcast_to(meter.values[n], values.shape)[plain]
+        outcome[plain] = np.broadcast_to(meter.outcomes[n], values.shape)[plain]
+        ready = (meter.done[:n] & work.wanted) | plain
+        cells, pairs = np.nonzero(ready)
+        self.values[cells, index[pairs]], self.outcome[cells, index[pairs]] = values[ready], outcome[ready]
+
+    def take_plain(self, work: "Work", meter: Meter, direction: str) -> None:
+        """Keep the figures of the plain runs, and how far the identity patch is off."""
+        n, index = len(self.keys), list(work.batch.index)
+        both = meter.values[n : n + 2]
+        self.natural[:, index] = both if direction == "denoising" else both[::-1]
+        self.error = max(self.error, float(np.abs(meter.values[n + 2] - meter.values[n]).max()))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What there is to do in one batch. wanted: cells and pairs that are run; done: those that were before; layers:
+    those in which something is written."""
+
+    batch: Batch
+    plan: Plan
+    keys: tuple[Key, ...]
+    wanted: NDArray[Any]
+    done: NDArray[Any]
+    n_layers: int
+
+    @classmethod
+    def of(cls, batch: Batch, plan: Plan, board: Board, n_layers: int) -> "Work":
+        """Cells before the first token in which a pair differs are not run: nothing can change."""
+        last = np.array([batch.places[at][-1] for _, at, _ in board.keys])
+        differs = last[:, None] >= batch.changed.cpu().numpy()
+        done = np.isfinite(board.values[:, list(batch.index)])
+        return cls(batch, plan, board.keys, differs & ~done, done, n_layers)
+
+    @property
+    def rows(self) -> int:
+        """How many patched runs there are, one for each scored answer."""
+        single = all(answer.shape[1] == 1 for answer in self.batch.answers)
+        return int(self.wanted.sum()) * (1 if single else 2)
+
+    @property
+    def layers(self) -> list[int]:
+        """The layers that are written, windows included."""
+        return sorted({at for layer in self.plan.layers for at in self._window(layer)})
+
+    def _window(self, layer: int) -> range:
+        return range(layer, min(layer + self.plan.window, self.n_layers))
+
+    def cells(self, writer: Writer) -> list[Cell]:
+        """One cell a key, in the pairs in which it is wanted."""
+        own, other = self.batch.places, self.batch.donor_places
+        if self.plan.direction == "noising":
+            own, other = other, own
+        wanted = torch.from_numpy(self.wanted).to(self.batch.changed.device)
+        return [
+            Cell(
+                tuple(writer.write(layer, own[at], other[at], unit) for layer in self._window(first)),
+                wanted[number].nonzero()[:, 0],
+            )
+            for number, (first, at, unit) in enumerate(self.keys)
+        ]
+
+    def identity(self, base: Trace) -> Cell:
+        """A cell in the middle, written with what it was."""
+        layer, at = self.n_layers // 2, base.ids.shape[1] // 2
+
+        def values(runs: Int[Tensor, " row"]) -> Tensor:
+            return base.residual[layer][runs][:, [at]]
+
+        pairs = torch.arange(len(self.batch.index), device=base.ids.device)
+        return Cell((Write("resid_pre", layer, (at,), values),), pairs)
+
+
+def read_partial(resume: str | Path | PatchMap | None, identity: Mapping[str, Any], board: Board) -> Path | None:
+    """Take over what an interrupted sweep has done; the path to keep this one at, if one was given."""
+    path = Path(resume) if isinstance(resume, str | Path) else None
+    if path is not None and path.suffix != ".safetensors":
+        raise InputError(f"resume={str(path)!r}: expected the name of a .safetensors file")
+    known = (
+        resume if isinstance(resume, PatchMap) else load_result(path) if path is not None and path.is_file() else None
+    )
+    if known is None:
+        return path
+    if not isinstance(known, PatchMap) or not np.isnan(known.values).any():
+        raise InputError(f"resume={path or known!r}: expected an interrupted sweep, which has cells that are not done")
+    other = [key for key, value in identity.items() if known.manifest.identity.get(key) != value]
+    values = known.values.reshape(-1, known.values.shape[-1])
+    if other or values.shape != board.values.shape:
+        raise InputError(
+            f"resume={path or known!r} is of another sweep ({', '.join(other) or 'other cells or pairs'} differ): give "
+            "the arguments that it was made with, or another file"
+        )
+    board.values, board.outcome = values.copy(), known.outcome.reshape(values.shape).copy()
+    return path
+
+
+def keep_partial(error: BaseException, path: Path | None, board: Board, made: Callable[[], PatchMap]) -> None:
+    """Save what is done; where memory ran out, raise an error that holds it."""
+    done = int(np.isfinite(board.values).sum())
+    if path is not None and done:
+        made().save(path)
+    if out_of_memory(error):
+        where = (
+            f"it is kept in {path}; give the same `resume` again" if path else "resume=error.partial goes on from it"
+        )
+        raise Interrupted(
+            f"memory ran out after {done} of {board.values.size} patched runs ({error}): {where}, with a smaller `memory`",
+            made(),
+        ) from error
