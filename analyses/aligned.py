@@ -1,5 +1,6 @@
 """Pairs of runs that can be patched into one another: cut at the target, with the places that are compared."""
 
+import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
 Places = tuple[tuple[int, ...], ...]
 
 
+
 @dataclass(frozen=True)
 class Side:
     """A run up to its target, and the answer tokens that it gives there."""
@@ -34,8 +36,8 @@ class Batch:
 
     index: tuple[int, ...]
     recipient: Int[Tensor, "pair pos"]
-    donor: Int[Tensor, "pair pos"]
-    answers: tuple[Int[Tensor, "pair token"], Int[Tensor, "pair token"]]
+    donor: Int[Tensor, "pair donor_pos"]
+    answers: tuple[Int[Tensor, "pair token"], Int[Tensor, "pair donor_token"]]
     places: Places
     donor_places: Places
     changed: Int[Tensor, " pair"]
@@ -50,6 +52,12 @@ class Aligned:
     batches: tuple[Batch, ...]
     dropped: dict[str, int]
     onset: Onset | None
+
+    @property
+    def digest(self) -> str:
+        """A hash of the tokens of all runs and answers: the same pairs, the same text."""
+        told = repr([(side.ids, side.answer) for *sides, _ in self.pairs for side in sides])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def align(
@@ -157,8 +165,8 @@ def _resolved(side: Side, positions: Sequence[str]) -> dict[str, tuple[int, ...]
     for label, tokens in found.items():
         if max(tokens) >= len(side.ids):
             raise InputError(
-                f"position {label!r} of problem {side.run.problem.key!r} is token {max(tokens)}, but the run is read at "
-                f"token {len(side.ids) - 1}: name places before the target"
+                f"position {label!r} of problem {side.run.problem.key!r} is token {max(tokens)}, but the run is "
+                f"read at token {len(side.ids) - 1}: name places before the target"
             )
     if not found:
         raise InputError(f"positions {list(positions)} name no token of problem {side.run.problem.key!r}")
@@ -173,14 +181,13 @@ def _batches(
         groups[len(one.ids), len(other.ids), len(one.answer), len(other.answer), places].append(i)
     made = []
     for (*_, (places, donor_places)), index in groups.items():
-        sides = [[kept[i][side] for i in index] for side in (0, 1)]
+        sides: list[list[Side]] = [[kept[i][0] for i in index], [kept[i][1] for i in index]]
         ids = [torch.tensor([side.ids for side in both], device=model.device) for both in sides]
         answers = [torch.tensor([side.answer for side in both], device=model.device) for both in sides]
         changed = torch.zeros(len(index), dtype=torch.long, device=model.device)
         if places == donor_places:
             size = min(ids[0].shape[1], ids[1].shape[1])
-            same = (ids[0][:, :size] == ids[1][:, :size]).long().cumprod(1).sum(1)
-            changed = same
+            changed = (ids[0][:, :size] == ids[1][:, :size]).long().cumprod(1).sum(1)
         made.append(Batch(tuple(index), ids[0], ids[1], (answers[0], answers[1]), places, donor_places, changed))
     return made
 

@@ -113,8 +113,8 @@ class Meter:
         shape = tuple(getattr(found, "shape", ()))
         if shape != (len(runs),):
             raise InputError(
-                f"metric {name!r}: expected one figure a row, shape ({len(runs)},), got {shape or type(found).__name__}: "
-                "do not average over rows"
+                f"metric {name!r}: expected one figure a row, shape ({len(runs)},), got {shape or type(found).__name__}"
+                ": do not average over rows"
             )
         values = torch.as_tensor(found).detach().double().cpu().numpy()
         if not np.isfinite(values).all():

@@ -81,12 +81,12 @@ def patch(
     interior = Interior.of(model.module, model.sites)
     check_site(model, interior, site, plan.layers)
     aligned = align(model, pairs, mode=mode, target=target, cot=cot, positions=positions, progress=progress)
-    how = {"site": site, "mode": mode, "target": target, "cot": cot if isinstance(cot, str) else "given"}
-    how |= {"direction": direction, "metric": check_metric(metric), "window": window}
+    how: dict[str, Any] = {"site": site, "mode": mode, "target": target, "direction": direction, "window": window}
+    how |= {"metric": check_metric(metric), "cot": cot if isinstance(cot, str) else "given"}
     identity = {**model.identity(), "task": pairs.task.spec, **how}
     board = Board.of(plan, interior, aligned)
-    kept = read_partial(resume, identity, board)
     made = partial(_result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began)
+    kept = read_partial(resume, made(board, []), board)
     try:
         _sweep(model, interior, aligned, plan, board, memory_of(memory), progress)
     except BaseException as error:
@@ -113,6 +113,7 @@ def _result(
     facts = {
         "dropped": aligned.dropped,
         "gates": gates,
+        "pairs": aligned.digest,
         "onset": aligned.onset.slot if aligned.onset else None,
         "forwards": board.forwards,
         "way": "resumed in the middle",

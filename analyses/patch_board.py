@@ -1,6 +1,6 @@
-"""What a patching sweep has to do and what it has done: kept when it is interrupted, taken up again by the next call."""
+"""What a patching sweep has to do and what it has done: kept when it is interrupted, taken up by the next call."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +145,11 @@ class Work:
         return Cell((Write("resid_pre", layer, (at,), values),), pairs)
 
 
-def read_partial(resume: str | Path | PatchMap | None, identity: Mapping[str, Any], board: Board) -> Path | None:
-    """Take over what an interrupted sweep has done; the path to keep this one at, if one was given."""
+def read_partial(resume: str | Path | PatchMap | None, empty: PatchMap, board: Board) -> Path | None:
+    """Take over what an interrupted sweep has done; the path to keep this one at, if one was given.
+
+    empty: what this sweep makes, before anything is measured
+    """
     path = Path(resume) if isinstance(resume, str | Path) else None
     if path is not None and path.suffix != ".safetensors":
         raise InputError(f"resume={str(path)!r}: expected the name of a .safetensors file")
@@ -157,13 +160,14 @@ def read_partial(resume: str | Path | PatchMap | None, identity: Mapping[str, An
         return path
     if not isinstance(known, PatchMap) or not np.isnan(known.values).any():
         raise InputError(f"resume={path or known!r}: expected an interrupted sweep, which has cells that are not done")
-    other = [key for key, value in identity.items() if known.manifest.identity.get(key) != value]
-    values = known.values.reshape(-1, known.values.shape[-1])
-    if other or values.shape != board.values.shape:
+    expected = {**empty.manifest.identity, **empty.coords, "pairs": empty.manifest.circumstance["pairs"]}
+    found = {**known.manifest.identity, **known.coords, "pairs": known.manifest.circumstance.get("pairs")}
+    if other := sorted(key for key in expected if found.get(key) != expected[key]):
         raise InputError(
-            f"resume={path or known!r} is of another sweep ({', '.join(other) or 'other cells or pairs'} differ): give "
-            "the arguments that it was made with, or another file"
+            f"resume={str(path or known)!r} is of another sweep ({', '.join(other)} differ): give the arguments that it "
+            "was made with, or another file"
         )
+    values = known.values.reshape(-1, known.values.shape[-1])
     board.values, board.outcome = values.copy(), known.outcome.reshape(values.shape).copy()
     return path
 
@@ -178,6 +182,6 @@ def keep_partial(error: BaseException, path: Path | None, board: Board, made: Ca
             f"it is kept in {path}; give the same `resume` again" if path else "resume=error.partial goes on from it"
         )
         raise Interrupted(
-            f"memory ran out after {done} of {board.values.size} patched runs ({error}): {where}, with a smaller `memory`",
+            f"memory ran out after {done} of {board.values.size} patched runs ({error}): {where}, with less `memory`",
             made(),
         ) from error

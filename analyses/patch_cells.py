@@ -64,8 +64,8 @@ class Writer:
         """The write of one cell; unit: a head or a neuron, None for all of them."""
         if self.site in IN_PLACE and places != source_places:
             raise InputError(
-                f"site {self.site!r} belongs to its position: expected the same positions in both runs, got {places} and "
-                f"{source_places}; patch 'z' or 'v' across positions"
+                f"site {self.site!r} belongs to its position: expected the same positions in both runs, got {places} "
+                f"and {source_places}; patch 'z' or 'v' across positions"
             )
         if self.site not in ("q", "k", "v", "pattern"):
             units = None if unit is None else (unit,)

@@ -1,4 +1,4 @@
-"""Patched runs that are under way together: packed into one row of tokens, each at the positions where it can differ."""
+"""Patched runs that are under way together: packed into one row of tokens, each where it can differ."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -105,7 +105,7 @@ class Packed:
 
     @torch.no_grad()
     def run(self, entries: Sequence[Entry]) -> tuple[list[tuple[Entry, int, int]], Tensor, Float[Tensor, "row keep d"]]:
-        """The last layer's output at the last `keep` positions of every row; ranges as in `_Part`, and each row's run."""
+        """The last layer's output at the last `keep` positions of every row; ranges as in `_Part`, each row's run."""
         top = len(self.interior.blocks) - 1
         self._written = {(write.layer, write.site) for entry in entries for write in entry.writes}
         parts: list[_Part] = []
@@ -243,7 +243,8 @@ class Packed:
             for name, value in self.base.calls[layer].items()
         }
         output = self.interior.blocks[layer](packed, **calls)
-        return output[0] if isinstance(output, tuple) else output
+        states: Tensor = output[0] if isinstance(output, tuple) else output
+        return states
 
     def _attend(self, layer: int, attend: Attend, part: _Part, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What the queries of a part read, `[row, pos, head, d_head]`."""

@@ -85,7 +85,7 @@ class Sweep:
         wide = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
         keys = self.base.attention[0]["k"]
         numbers = 8 * d_model + 3 * wide + 3 * heads * self._length + 2 * keys.shape[1] * keys.shape[3] * 4
-        return max(1, self.memory // (numbers * keys.element_size()))
+        return max(1, int(self.memory // (numbers * keys.element_size())))
 
     def _take(self, waiting: list[Entry], limit: int) -> list[Entry]:
         """The next entries that fit into the limit, at least one row; a large one is split."""
@@ -163,7 +163,7 @@ def kv_share(block: nn.Module) -> float:
     for group in names:
         found = [part for name, part in block.named_modules() if name.rpartition(".")[2] in group]
         if len(found) == len(group):
-            return sum(weight.numel() for part in found for weight in part.parameters()) / every
+            return float(sum(weight.numel() for part in found for weight in part.parameters()) / every)
     return 1.0
 
 

@@ -41,7 +41,7 @@ class Trace:
     kept: dict[Site, Tensor] = field(repr=False)
 
     def get(self, name: str, layer: int) -> Tensor:
-        """A site of a layer: `[batch, pos, d]`, heads `[batch, pos, head, d_head]`, pattern `[batch, pos, head, key]`."""
+        """A site of a layer: `[batch, pos, d]`, `[batch, pos, head, d_head]`, pattern `[batch, pos, head, key]`."""
         if name in ("resid_pre", "resid_post"):
             return self.residual[layer + (name == "resid_post")]
         if name in ("q", "k", "v"):

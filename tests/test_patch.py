@@ -1,6 +1,8 @@
 """Patching: exact against TransformerLens and against a plain hook, on the same model."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 import torch
 
 import loadbearing as lb
-from loadbearing.core import InputError
+from loadbearing.analyses.patch_cells import check_site
+from loadbearing.core import InputError, Interrupted
 from loadbearing.hooks.cache import forward_segment
+from loadbearing.hooks.interior import Interior
 from loadbearing.hooks.resume import resume
 from loadbearing.hooks.sites import Site
 
@@ -137,3 +141,278 @@ def test_bad_input(organism: Callable[[str], Any]) -> None:
         lb.analyses.patch(model, pairs, mode="cot", target="onse")
     with pytest.raises(InputError, match="no pairs to measure"):
         lb.analyses.patch(model, lb.tasks.Pairs((), model.task))
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "z", "v", "neurons"])
+@pytest.mark.parametrize("direction", ["denoising", "noising"])
+def test_the_whole_run_patched_is_the_other_run_where_the_site_carries_all(
+    site: str, direction: str, organism: Callable[[str], Any]
+) -> None:
+    """Every token's resid_pre at layer 0 makes the other run; parts of a block alone do not, and stay between."""
+    model = organism("both")
+    spans = ["prompt", "cue"]
+    found = lb.analyses.patch(
+        model, model.task.pairs(8), site, positions=spans, units="all", direction=direction, window=1
+    )
+    assert found.values.shape == (model.n_layers, 2, len(found.variable))
+    if site == "resid_pre":  # all that differs is in the prompt
+        np.testing.assert_allclose(found.values[0, 0], found.source, atol=1e-4)
+        assert found.moved()[0, 0] == 1.0
+        np.testing.assert_allclose(found.values[0, 1], found.base, atol=1e-4)
+
+
+def test_a_window_of_all_parts_of_all_layers_makes_the_other_run(organism: Callable[[str], Any]) -> None:
+    """attn_out and mlp_out of all layers, and the embeddings, are all that there is: a window that holds them all."""
+    model = organism("both")
+    pairs = model.task.pairs(4)
+    last = lb.analyses.patch(model, pairs, "resid_post", positions=["cue"], layers=[model.n_layers - 1])
+    np.testing.assert_allclose(last.values[0, 0], last.donor, atol=1e-4)
+    wide = lb.analyses.patch(model, pairs, "attn_out", positions=["cue"], window=model.n_layers)
+    # From layer 0 on every attention at the cue is the donor's, and the cue's tokens are the same: it is the donor.
+    np.testing.assert_allclose(wide.values[0, 0], wide.donor, atol=1e-4)
+    assert np.abs(wide.values[-1, 0] - wide.donor).max() > 0.01
+
+
+def test_all_heads_together_are_the_attention(organism: Callable[[str], Any]) -> None:
+    model = organism("sft")
+    pairs = model.task.pairs(3)
+    together, whole = (lb.analyses.patch(model, pairs, site, mode="cot", units="all") for site in ("z", "attn_out"))
+    np.testing.assert_allclose(together.values, whole.values, atol=1e-4)
+    neurons, mlp = (lb.analyses.patch(model, pairs, site, mode="cot", units="all") for site in ("neurons", "mlp_out"))
+    np.testing.assert_allclose(neurons.values, mlp.values, atol=1e-4)
+    each = lb.analyses.patch(model, pairs, "z", mode="cot", layers=[1], positions=["step.2", "open"])
+    assert each.coords["unit"] == tuple(range(each.values.shape[2]))
+    some = lb.analyses.patch(model, pairs, "z", mode="cot", layers=[1], positions=["step.2", "open"], units=[1])
+    np.testing.assert_array_equal(some.values[:, :, 0], each.values[:, :, 1])
+
+
+def test_noising_is_denoising_of_the_pair_turned_round(organism: Callable[[str], Any]) -> None:
+    model = organism("both")
+    pairs = model.task.pairs(6, vary="operand.2")
+    turned = lb.tasks.Pairs(tuple(replace(p, recipient=p.donor, donor=p.recipient) for p in pairs), pairs.task)
+    one = lb.analyses.patch(model, pairs, direction="noising")
+    other = lb.analyses.patch(model, turned, direction="denoising")
+    np.testing.assert_allclose(one.values, -other.values, atol=1e-5)
+    np.testing.assert_allclose(one.effect()[0], other.effect()[0], atol=1e-5)
+    np.testing.assert_array_equal(one.moved(), other.moved())
+
+
+def test_metrics_are_what_they_say(organism: Callable[[str], Any]) -> None:
+    model = organism("both")
+    pairs = model.task.pairs(5)
+
+    def own(logits: torch.Tensor, answers: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        log_p = logits.log_softmax(-1)
+        recipient, donor = (log_p.gather(1, answer[:, :1])[:, 0] for answer in answers)
+        return donor - recipient
+
+    odds, difference, log_p, kl, mine = (
+        lb.analyses.patch(model, pairs, metric=metric)
+        for metric in ("log-odds", "logit-difference", "log-probability", "kl", own)
+    )
+    np.testing.assert_allclose(odds.values, difference.values, atol=1e-4)
+    np.testing.assert_allclose(odds.values, mine.values, atol=1e-4)
+    assert (log_p.values <= 0).all()
+    assert kl.values.min() > -1e-5
+    np.testing.assert_allclose(kl.recipient, 0.0, atol=1e-6)
+    # A cell that moves nothing has no divergence; one that makes the donor's run has the donor's.
+    first = np.abs(odds.values - odds.recipient) < 1e-9
+    np.testing.assert_allclose(kl.values[first], 0.0, atol=1e-6)
+    assert kl.donor.min() > 0.5
+    for found in (odds, kl):  # outcomes do not depend on the metric
+        np.testing.assert_array_equal(found.outcome, log_p.outcome)
+    assert mine.manifest.identity["metric"] == "own"
+
+
+def test_user_metrics_are_checked(organism: Callable[[str], Any]) -> None:
+    model = organism("both")
+    pairs = model.task.pairs(2)
+    with pytest.raises(InputError, match=r"metric 'mean': expected one figure a row, shape \(\d+,\), got float"):
+        lb.analyses.patch(model, pairs, metric=named("mean", lambda logits, _: float(logits.mean())))
+    with pytest.raises(
+        InputError, match=r"metric 'whole': expected one figure a row, shape \(\d+,\), got \(\d+, \d+\)"
+    ):
+        lb.analyses.patch(model, pairs, metric=named("whole", lambda logits, _: logits))
+    with pytest.raises(InputError, match=r"metric 'odd' gave nan for \d+ of \d+ rows: expected finite figures"):
+        lb.analyses.patch(model, pairs, metric=named("odd", lambda logits, _: logits[:, 0] * torch.nan))
+    with pytest.raises(InputError, match=r"unknown metric 'logodds'.*nearest: 'log-odds'"):
+        lb.analyses.patch(model, pairs, metric="logodds")
+
+
+def named(name: str, function: Any) -> Any:
+    function.__name__ = name
+    return function
+
+
+def test_named_places_compare_runs_of_unequal_length(bpe_tokenizer: Any, random_module: Callable[..., Any]) -> None:
+    module = random_module("qwen3", bpe_tokenizer, max_position_embeddings=256, seed=2)
+    model = lb.hooks.load(module, tokenizer=bpe_tokenizer)
+    task = lb.tasks.Questions()
+    task.add("a", "What is 12 + 30?", "42", partner="b")
+    task.add("b", "What is 12 + 42?", "54", partner="a")
+    runs = lb.hooks.replay(model, task.problems(2), {"a": "so 42 so 42", "b": "so 30"}, max_answer_tokens=2)
+    options: Any = {"mode": "cot", "target": "answer", "cot": runs}
+    with pytest.raises(InputError, match=r"no pair is left to patch.*unequal length: name positions to compare them"):
+        lb.analyses.patch(model, task.pairs(1), **options)
+    found = lb.analyses.patch(model, task.pairs(1), positions=["prompt[-1]", "cue[-1]"], **options)
+    assert found.coords["position"] == ("prompt[-1]", "cue[-1]")
+    top = found.values[-1, 1]
+    last = lb.analyses.patch(model, task.pairs(1), "resid_post", positions=["cue"], **options)
+    assert np.abs(top - found.recipient).min() > 0.01
+    assert last.values.shape == (model.n_layers, 1, 1)
+    with pytest.raises(InputError, match="cot has unequal token counts in the two runs"):
+        lb.analyses.patch(model, task.pairs(1), positions=["cot"], **options)
+    with pytest.raises(InputError, match=r"site 'q' belongs to its position: expected the same positions in both runs"):
+        lb.analyses.patch(model, task.pairs(1), "q", positions=["cue[-1]"], **options)
+    with pytest.raises(InputError, match=r"position 'answer' of problem .* name places before the target"):
+        lb.analyses.patch(model, task.pairs(1), positions=["answer"], **options)
+    with pytest.raises(InputError, match=r"unknown position 'step.7'"):
+        lb.analyses.patch(model, task.pairs(1), positions=["step.7"], **options)
+
+
+def test_places_before_a_pair_differs_cost_nothing(organism: Callable[[str], Any]) -> None:
+    model = organism("direct")
+    early, late = (lb.analyses.patch(model, model.task.pairs(8, vary=f"operand.{k}")) for k in (1, 4))
+    first = late.coords["position"].index("operand.4")
+    np.testing.assert_array_equal(late.values[:, :first], np.broadcast_to(late.recipient, late.values[:, :first].shape))
+    assert late.manifest.circumstance["forwards"] < 0.6 * early.manifest.circumstance["forwards"]
+
+
+@pytest.mark.parametrize("memory", ["20kB", "1MB", "1GB"])
+def test_less_memory_gives_the_same_map(memory: str, organism: Callable[[str], Any]) -> None:
+    model = organism("sft")
+    pairs = model.task.pairs(6)
+    found = lb.analyses.patch(model, pairs, mode="cot", memory=memory)
+    np.testing.assert_allclose(found.values, lb.analyses.patch(model, pairs, mode="cot").values, atol=1e-5)
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, after: int, error: BaseException) -> None:
+    """Let the sweep fail at every chunk from the `after`-th on."""
+    from loadbearing.hooks import sweep
+
+    real, calls = sweep.Packed.run, []
+
+    def run(self: Any, entries: Any) -> Any:
+        calls.append(len(entries))
+        if len(calls) > after:
+            raise error
+        return real(self, entries)
+
+    monkeypatch.setattr(sweep.Packed, "run", run)
+
+
+def test_where_memory_runs_out_chunks_are_halved(
+    organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from loadbearing.hooks import sweep
+
+    model = organism("sft")
+    pairs = model.task.pairs(4)
+    whole = lb.analyses.patch(model, pairs, mode="cot")
+    real, sizes = sweep.Packed.run, []
+
+    def run(self: Any, entries: Any) -> Any:
+        sizes.append(sum(len(entry.runs) for entry in entries))
+        if sizes[-1] > 50:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: not enough memory: you tried")
+        return real(self, entries)
+
+    monkeypatch.setattr(sweep.Packed, "run", run)
+    found = lb.analyses.patch(model, pairs, mode="cot")
+    assert max(sizes) > 50 >= min(sizes)
+    np.testing.assert_allclose(found.values, whole.values, atol=1e-5)
+
+
+def test_a_sweep_without_memory_goes_on_where_it_stopped(
+    organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = organism("sft")
+    pairs = model.task.pairs(4)
+    whole = lb.analyses.patch(model, pairs, mode="cot")
+    options: Any = {"mode": "cot", "memory": "20kB"}
+    with monkeypatch.context() as patched:
+        interrupted(patched, 5, MemoryError("no room"))
+        with pytest.raises(Interrupted, match=r"memory ran out after \d+ of \d+ patched runs \(no room\)") as caught:
+            lb.analyses.patch(model, pairs, **options)
+    kept: Any = caught.value.partial
+    done = np.isfinite(kept.values)
+    assert 0 < done.sum() < done.size
+    np.testing.assert_allclose(kept.values[done], whole.values[done], atol=1e-5)
+    again = lb.analyses.patch(model, pairs, resume=kept, **options)
+    np.testing.assert_allclose(again.values, whole.values, atol=1e-5)
+    np.testing.assert_array_equal(again.outcome, whole.outcome)
+    assert again.manifest.circumstance["forwards"] < whole.manifest.circumstance["forwards"]
+
+    path = tmp_path / "sweep.safetensors"
+    with monkeypatch.context() as patched:
+        interrupted(patched, 3, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            lb.analyses.patch(model, pairs, resume=path, **options)
+    assert path.is_file()
+    with pytest.raises(InputError, match=r"is of another sweep \(site differ\)"):
+        lb.analyses.patch(model, pairs, "attn_out", resume=path, **options)
+    with pytest.raises(InputError, match=r"is of another sweep \(pairs"):
+        lb.analyses.patch(model, model.task.pairs(4, seed=1), resume=path, **options)
+    resumed = lb.analyses.patch(model, pairs, resume=path, **options)
+    np.testing.assert_allclose(resumed.values, whole.values, atol=1e-5)
+    assert not path.exists()  # nothing is left to go on from
+    with pytest.raises(InputError, match="expected an interrupted sweep"):
+        lb.analyses.patch(model, pairs, resume=whole, **options)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("broken")])
+def test_an_interrupted_sweep_leaves_the_model_as_it_was(
+    error: BaseException, organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = organism("sft")
+    pairs = model.task.pairs(2, vary="operand.1")
+
+    def seen() -> list[tuple[int, int, int]]:
+        return [(id(m), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in model.module.modules()]
+
+    before, plain = seen(), lb.analyses.patch(model, pairs, mode="cot").recipient
+    for after in (0, 1):
+        with monkeypatch.context() as patched:
+            interrupted(patched, after, error)
+            with pytest.raises(type(error)):
+                lb.analyses.patch(model, pairs, "mlp_out", mode="cot", memory="20kB")
+    assert seen() == before
+    np.testing.assert_array_equal(lb.analyses.patch(model, pairs, mode="cot").recipient, plain)
+
+
+def test_bad_cells(organism: Callable[[str], Any], tiny: Callable[[str], Any]) -> None:
+    model = organism("sft")
+    pairs = model.task.pairs(2, vary="operand.1")
+    for arguments, told in (
+        ({"site": "resid_pst"}, "unknown site 'resid_pst'.*nearest: 'resid_post'"),
+        ({"layers": [5]}, r"layers=\[5\]: this model has layers 0 to 2"),
+        ({"site": "q", "window": 2}, "window=2 for site 'q': expected 1 or more layers, and 1 for q, k, v and pattern"),
+        ({"site": "z", "units": [9]}, r"units=\[9\]: site 'z' has units 0 to \d+ in every layer"),
+        ({"site": "z", "units": "alone"}, "unknown units 'alone'"),
+        ({"direction": "noise"}, "unknown direction 'noise'.*nearest: 'noising'"),
+        ({"memory": "2 gigs"}, "memory='2 gigs': expected a number of bytes, or a text such as '512MB' or '2GB'"),
+        ({"resume": "kept.txt"}, "resume='kept.txt': expected the name of a .safetensors file"),
+        ({"site": "pattern"}, "site 'pattern': sdpa attention makes no pattern; load the model with attention='eager'"),
+    ):
+        with pytest.raises(InputError, match=told):
+            lb.analyses.patch(model, pairs, mode="cot", **arguments)
+    parallel = tiny("gpt-neox")
+    interior = Interior.of(parallel.module, parallel.sites)
+    with pytest.raises(InputError, match="this model has no resid_mid: attention and MLP are added"):
+        check_site(parallel, interior, "resid_mid", [0])
+    experts = tiny("gpt-oss")
+    with pytest.raises(InputError, match="has no neurons that are known here: patch mlp_out instead"):
+        check_site(experts, Interior.of(experts.module, experts.sites), "neurons", [0])
+
+
+def test_the_map_saves_loads_and_tells(organism: Callable[[str], Any], tmp_path: Path) -> None:
+    model = organism("direct")
+    found = lb.analyses.patch(model, model.task.pairs(4), "z", positions=["operand.1", "cue[-1]"])
+    again = lb.load(found.save(tmp_path / "map.safetensors"))
+    assert type(again) is type(found)
+    np.testing.assert_array_equal(again.values, found.values)
+    assert again.table() == found.table()
+    frame = found.frame()
+    assert list(frame)[:4] == ["layer", "position", "unit", "effect"]
+    np.testing.assert_allclose(frame[["recipient's", "donor's", "other"]].sum(axis=1), 1.0)
+    assert "z into the recipient's answer-only run, log-odds" in found.table()
