@@ -22,6 +22,7 @@ from .model import Model
 from .packed import Entry, Packed, Write
 from .trace import Trace
 
+IN_CACHE = 64 << 20  # bytes: on a CPU larger chunks are up to a fifth slower, as are smaller ones (patch_sweep.py)
 # What came out for some rows: cell of each row, run of each row, float32 logits `[row, keep, vocab]`.
 Read = Callable[[Int[Tensor, " row"], Int[Tensor, " row"], Float[Tensor, "row keep vocab"]], None]
 
@@ -85,7 +86,8 @@ class Sweep:
         wide = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
         keys = self.base.attention[0]["k"]
         numbers = 8 * d_model + 3 * wide + 3 * heads * self._length + 2 * keys.shape[1] * keys.shape[3] * 4
-        return max(1, int(self.memory // (numbers * keys.element_size())))
+        memory = min(self.memory, IN_CACHE) if keys.device.type == "cpu" else self.memory
+        return max(1, int(memory // (numbers * keys.element_size())))
 
     def _take(self, waiting: list[Entry], limit: int) -> list[Entry]:
         """The next entries that fit into the limit, at least one row; a large one is split."""
