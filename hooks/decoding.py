@@ -10,6 +10,7 @@ from tqdm import tqdm
 from ..tasks import Piece
 from .format import decode, token_ends, tokenize
 from .model import Model
+from .support import check_here
 
 
 def _stop_ids(model: Model, text: str) -> tuple[list[int], str | None]:
@@ -37,6 +38,7 @@ def continue_each(
     seed: int = 0,
 ) -> list[tuple[tuple[int, ...], int | None]]:
     """What the model writes after each prefix, without the stop, and the stop token (None where it was cut off)."""
+    check_here(model, "generate (and the answers of replay)")
     stop_ids, stop_text = _stop_ids(model, stop)
     order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
     found: dict[int, tuple[tuple[int, ...], int | None]] = {}

@@ -11,12 +11,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..core import InputError
+from .backends.transformer_lens import is_bridged, unbridged
 from .cut_view import shallow, view
-from .sites import Block, SiteMap, attention_of
+from .sites import Block, SiteMap, attention_of, site_map
 
 NAME = "loadbearing"
-# What the model's own attention function gives for queries, keys, values and a mask: z `[batch, pos, head, d_head]`, and
-# the pattern where it makes one.
+# What the model's own attention function gives for queries, keys, values and a mask: z `[batch, pos, head, d_head]`,
+# and the pattern where it makes one.
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
 # (layer, attend, queries, keys, values, mask) -> what `attend` gives.
 Attention = Callable[[int, Attend, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor | None]]
@@ -67,7 +68,13 @@ class Interior:
 
     @classmethod
     def of(cls, module: nn.Module, sites: SiteMap) -> "Interior":
-        """Open a decoder. Raises InputError where attention does not go through transformers' attention interface."""
+        """Open a decoder. Raises InputError where attention does not go through transformers' attention interface.
+
+        A bridge is opened as the plain model inside it, which shares its weights; InputError where the two differ.
+        """
+        if is_bridged(module):
+            module = unbridged(module)
+            sites = site_map(module)
         handlers = _Handlers()
         opened = [_open(layer, block, handlers) for layer, block in enumerate(sites.blocks)]
         blocks = tuple(made for made, _ in opened)

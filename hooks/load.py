@@ -47,6 +47,7 @@ def load(
     attention: str | None = None,
     tokenizer: Any = None,
     format: Format | str = "auto",
+    remote: bool | str = False,
 ) -> Model:
     """Make a Model from "organism:NAME", a local folder, a hub name, or a model object.
 
@@ -56,14 +57,20 @@ def load(
     attention: the attention implementation, "sdpa" or "eager", where the weights are loaded here
     tokenizer: needed for an object that brings none
     format: the texts around the reasoning; "auto" takes the card's, else a chat template with thinking marks, else
-    plain
-        text
+        plain text
+    remote: True to run an nnsight `TransformersModel` where nnsight serves it (its weights are then not needed here),
+        "local" to rehearse that here. Such a model can be recorded, and patched one run at a time
+        (`model.backend.write`); what else needs its weights says so. Runs to record are made with the same weights
+        loaded here, or elsewhere: they are token ids and spans.
 
-    Raises UnknownNameError for an unknown organism or backend, InputError for a folder that holds no model.
+    Raises UnknownNameError for an unknown organism or backend, InputError for a folder that holds no model, and for a
+    `remote` model that nnsight could not serve.
 
     >>> load("organism:copy-direct").task
     <task copy:cot=independent>
     """
+    if remote:
+        return _remote(source, remote, backend, tokenizer, format)
     card = None
     if isinstance(source, str | Path):
         module, tokenizer, card, name = _from_name(str(source), dtype, device_map, attention, tokenizer)
@@ -81,12 +88,51 @@ def load(
             raise InputError(f"a {given.name} model cannot become a {backend} one: pass the Hugging Face model instead")
         else:
             made = _wrap(copy.deepcopy(module), tokenizer, backend)
-    if tokenizer is None:
-        raise InputError(f"{type(source).__name__} brings no tokenizer: pass tokenizer=")
-    model = Model(name, made, tokenizer, _format(format, card, tokenizer), card, fingerprint)
+    model = Model(name, made, _given(tokenizer, source), _format(format, card, tokenizer), card, fingerprint)
     for wire in card.cut if card is not None else ():
         model = model.cut(**wire)
     return model
+
+
+class _RemoteModel(Model):
+    """A model whose weights are elsewhere: token ids stay here until they are sent."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids must be."""
+        return torch.device("cpu")
+
+
+def _remote(source: Any, remote: bool | str, backend: str | None, tokenizer: Any, format: Format | str) -> Model:
+    """A model that nnsight runs elsewhere; its module here may be without weights."""
+    from nnsight.modeling.mixins.remotable import Remotable
+
+    from .backends.nnsight import NnsightBackend
+
+    if remote is not True:
+        check_name("remote", str(remote), ["local"])
+    if backend not in (None, "nnsight") or not isinstance(source, Remotable):
+        what = f"a {type(source).__name__}" + ("" if backend in (None, "nnsight") else f" with backend={backend!r}")
+        raise InputError(
+            f"remote={remote!r} runs a model through nnsight, and {what} cannot be: pass "
+            "nnsight.TransformersModel(name), or nnsight.TransformersModel(module, tokenizer=tokenizer)"
+        )
+    made = NnsightBackend(source, remote)
+    module, name = made.module(), _name(made.module())
+    tokenizer = _given(tokenizer if tokenizer is not None else getattr(source, "tokenizer", None), source)
+    asked = f"remote {name}@{getattr(source, 'revision', None) or 'main'}"
+    fingerprint = asked if _absent(module) else fingerprint_of(module)
+    return _RemoteModel(name, made, tokenizer, _format(format, None, tokenizer), None, fingerprint)
+
+
+def _absent(module: nn.Module) -> bool:
+    return all(weight.is_meta for weight in module.parameters())
+
+
+def _given(tokenizer: Any, source: Any) -> Any:
+    if tokenizer is None:
+        raise InputError(f"{type(source).__name__} brings no tokenizer: pass tokenizer=")
+    return tokenizer
 
 
 def _from_name(
@@ -133,6 +179,11 @@ def _from_object(source: Any) -> tuple[Backend, nn.Module, Any, str]:
         from .backends.nnsight import NnsightBackend
 
         wrapped = NnsightBackend(source)
+        if _absent(wrapped.module()):
+            raise InputError(
+                f"the weights of this {type(source).__name__} are not loaded: call its dispatch() first, or pass "
+                "remote=True to run it where nnsight serves it"
+            )
         return wrapped, wrapped.module(), getattr(source, "tokenizer", None), _name(wrapped.module())
     if isinstance(source, nn.Module):
         return TorchBackend(source), source, None, _name(source)

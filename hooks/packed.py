@@ -278,8 +278,8 @@ class Packed:
                 if not inside:
                     continue
                 given = write.values(part.runs[low:high])[:, [i for i, _ in inside]].to(states.dtype)
-                if site == "resid_mid":
-                    given = given - self.base.residual[layer][part.runs[low:high]][:, [p for p in write.positions]]
+                if site == "resid_mid":  # it is written as what attention adds to what came in
+                    given = given - part.hidden[low:high, [at for _, at in inside]]
                 place = torch.tensor([at for _, at in inside], device=states.device)
                 if write.units is None:
                     states[low:high, place] = given.view(high - low, len(inside), *states.shape[2:])

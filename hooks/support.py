@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ..core import InputError
+from .backends.base import ELSEWHERE
 from .model import Model
 
 # Attention whose state is one key and one value a position, and nothing else.
@@ -18,6 +19,16 @@ _STATES = ("cache_params", "state")
 FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError)
 _PROBE = 5
 _KNOWN: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()
+
+
+def check_here(model: Model, what: str) -> None:
+    """Raise InputError, by the name of what is asked for, where it needs a model's weights and they are elsewhere.
+
+    >>> from loadbearing.hooks import load
+    >>> check_here(load("organism:copy-tokens"), "generate")
+    """
+    if model.backend.remote:
+        raise InputError(f"{what} cannot be run with {model.name}: {ELSEWHERE}")
 
 
 def check_spliceable(model: Model) -> None:
@@ -31,6 +42,7 @@ def check_spliceable(model: Model) -> None:
     >>> from loadbearing.hooks import load
     >>> check_spliceable(load("organism:copy-tokens"))
     """
+    check_here(model, "splicing (channels, ledger, exact patch sweeps)")
     if why := unspliceable(model):
         raise InputError(f"{type(model.module).__name__} cannot be spliced (channels, ledger, patch): {why}")
 

@@ -52,7 +52,7 @@ class Sweep:
     _head: nn.Module = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._head = _head_of(self.model)
+        self._head = head_of(self.model)
 
     def run(self, cells: Sequence[Cell], read: Read) -> Iterator[int]:
         """Run cells and tell `read` their logits; yields the number of rows that each chunk has done.
@@ -200,5 +200,6 @@ class _Head(nn.Module):
         return logits.float()
 
 
-def _head_of(model: Model) -> nn.Module:
+def head_of(model: Model) -> nn.Module:
+    """A module from the last layer's output `[row, pos, d_model]` to float32 logits; gradients flow through it."""
     return _Head(model)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from ..sites import Site, SiteMap, site_map
-from .base import Backend, position_ids
+from .base import PLACES, Backend, Changes, Edit, inputs_of, n_heads, place_of, plan, position_ids
 
 
 class _Stop(BaseException):
@@ -85,6 +85,67 @@ class TorchBackend(Backend):
         ):
             if needed and module is not None:
                 stack.callback(module.register_forward_hook(after(name)).remove)
+
+    @torch.no_grad()
+    def read_heads(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"],
+        layers: Sequence[int],
+        rows: Int[Tensor, "rows 2"],
+    ) -> dict[Site, Float[Tensor, "rows head d_head"]]:
+        sites = [self.map.check(Site("z", layer)) for layer in layers]
+        kept: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            return lambda _, args: kept.__setitem__(layer, args[0][rows[:, 0], rows[:, 1]])
+
+        with ExitStack() as stack:
+            for layer in layers:
+                hook = place_of(self.map, layer, "z").register_forward_pre_hook(keep(layer))
+                stack.callback(hook.remove)
+            stack.enter_context(_stop_after(self.map.blocks[max(layers)].block))
+            with suppress(_Stop):
+                self._module(**inputs_of(self._module, ids, mask, rows)[0])
+        return {site: kept[site.layer].unflatten(-1, (n_heads(self._module), -1)) for site in sites}
+
+    @torch.no_grad()
+    def write(
+        self,
+        ids: Int[Tensor, "batch pos"],
+        mask: Bool[Tensor, "batch pos"],
+        edits: Sequence[Edit],
+        rows: Int[Tensor, "rows 2"],
+    ) -> Float[Tensor, "rows vocab"]:
+        changes = Changes(edits)
+
+        def before(actions: Any) -> Any:
+            def hook(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+                if args:
+                    return (changes.make(args[0], actions), *args[1:]), kwargs
+                return args, {**kwargs, "hidden_states": changes.make(kwargs["hidden_states"], actions)}
+
+            return hook
+
+        def after(actions: Any) -> Any:
+            def hook(_: nn.Module, __: Any, output: Any) -> Any:
+                if isinstance(output, tuple):
+                    return (changes.make(output[0], actions), *output[1:])
+                return changes.make(output, actions)
+
+            return hook
+
+        with ExitStack() as stack:
+            for (layer, place), actions in plan(self._module, self.map, ids, edits).items():
+                module = place_of(self.map, layer, place)
+                if PLACES[place]:
+                    handle = module.register_forward_pre_hook(before(actions), with_kwargs=True)
+                else:
+                    handle = module.register_forward_hook(after(actions))
+                stack.callback(handle.remove)
+            inputs, first = inputs_of(self._module, ids, mask, rows)
+            logits: Tensor = self._module(**inputs).logits
+        return logits[rows[:, 0], rows[:, 1] - first].float()
 
 
 def _stop_after(block: nn.Module) -> ExitStack:
