@@ -3,6 +3,8 @@
 from ..core import load_result as load
 from .ablation import ablation
 from .ablation_table import Ablation
+from .across import across
+from .across_table import Across
 from .behaviour import behaviour
 from .behaviour_table import Behaviour
 from .beyond import beyond
@@ -21,12 +23,15 @@ from .doctor import Doctor, doctor
 from .ledger import ledger
 from .ledger_table import Ledger
 from .patch import patch
-from .patch_table import PatchMap
+from .patch_table import PatchMap, UnitPatchMap
 from .seeds import over_seeds
+from .subspace import subspace
+from .subspace_table import Subspace
 
 __all__ = [
     "CONDITIONS",
     "Ablation",
+    "Across",
     "Behaviour",
     "Beyond",
     "ByLayer",
@@ -38,7 +43,10 @@ __all__ = [
     "Ledger",
     "PatchMap",
     "RelayByPosition",
+    "Subspace",
+    "UnitPatchMap",
     "ablation",
+    "across",
     "behaviour",
     "beyond",
     "by_layer",
@@ -52,4 +60,5 @@ __all__ = [
     "over_seeds",
     "patch",
     "relay_by_position",
+    "subspace",
 ]

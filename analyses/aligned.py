@@ -19,7 +19,6 @@ from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
 Places = tuple[tuple[int, ...], ...]
 
 
-
 @dataclass(frozen=True)
 class Side:
     """A run up to its target, and the answer tokens that it gives there."""
@@ -53,10 +52,14 @@ class Aligned:
     dropped: dict[str, int]
     onset: Onset | None
 
+    def sides(self, number: int) -> tuple[Side, Side]:
+        """Recipient and donor of a pair."""
+        return self.pairs[number][0], self.pairs[number][1]
+
     @property
     def digest(self) -> str:
         """A hash of the tokens of all runs and answers: the same pairs, the same text."""
-        told = repr([(side.ids, side.answer) for *sides, _ in self.pairs for side in sides])
+        told = repr([(side.ids, side.answer) for i in range(len(self.pairs)) for side in self.sides(i)])
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

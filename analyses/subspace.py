@@ -2,15 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.base import clone
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,43 +17,17 @@ from ..hooks.packed import Write
 from ..hooks.support import check_spliceable
 from ..hooks.sweep import Cell, memory_of
 from ..hooks.trace import Trace
-from ..probes import LeaceEraser, RidgeProbe, group_folds, random_subspace, remove, swap
+from ..probes import random_subspace, remove, swap
 from ..tasks import Pairs, Problem
 from .aligned import Aligned, Batch, align
 from .controls import random_twin
-from .das import learn_subspace
 from .measured import measure
+from .subspace_find import Asked, Fitted, bases_of, is_named, labels_of, pair_folds
 from .subspace_table import ERASED, MATCHED, MODELS, RANDOM, RANDOM_ERASED, SWAPPED, WHOLE, Subspace
 from .targets import cot_runs
 
 FINDS = ("means", "das")
 SITES = ("resid_pre", "resid_post")
-FOLDS = 2  # of pairs, for a subspace that is learnt from pairs
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked: the variable and how its subspace is found, where, with how many draws of each control."""
-
-    variable: str | None
-    find: Any
-    rank: int | None
-    site: str
-    layers: tuple[int, ...]
-    position: str
-    draws: int
-    steps: int
-    seed: int
-
-
-@dataclass(frozen=True)
-class _Layer:
-    """What was found at one layer: a basis `[d, rank]` for every fold of pairs, an eraser, and what is read."""
-
-    bases: list[Tensor]
-    eraser: LeaceEraser | None
-    mean: Tensor | None
-    bits: NDArray[Any]
 
 
 def subspace(
@@ -119,15 +89,15 @@ def subspace(
     how = {"variable": asked.variable, "find": _told(find), "site": site, "position": position, "mode": mode}
     how |= {"target": target, "cot": cot if isinstance(cot, str) else "given"}
     forwards = float(stacked.pop("forwards").sum())
-    labels = _labels(runs, asked.variable) if runs is not None else np.array([])
-    share = np.unique(labels, return_counts=True)[1] / max(1, len(labels))
+    labels = labels_of(runs, asked.variable) if runs is not None else np.array([""])
+    share = np.unique(labels, return_counts=True)[1] / len(labels)
+    facts = {"dropped": aligned.dropped, "pairs": aligned.digest, "entropy": float(-(share * np.log2(share)).sum())}
     return Subspace(
         coords={"model": MODELS[: len(models)], "layer": asked.layers, "intervention": tuple(names)},
         manifest=Manifest(
             {**model.identity(), "task": pairs.task.spec, **how},
-            circumstance(began, seed=seed, dropped=aligned.dropped, forwards=forwards, pairs=aligned.digest),
+            circumstance(began, seed=seed, forwards=forwards, **facts),
         ),
-        entropy=np.array(-(share * np.log2(share)).sum() if runs is not None else np.nan),
         **stacked,
     )
 
@@ -144,7 +114,7 @@ def _ask(
     draws: int,
     steps: int,
     seed: int,
-) -> _Asked:
+) -> Asked:
     """The question, checked."""
     check_name("site", site, SITES)
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
@@ -164,15 +134,11 @@ def _ask(
     problems = [p for pair in pairs for p in (pair.recipient, pair.donor)]
     if variable is not None and problems and variable not in problems[0].values:
         check_name("variable", variable, problems[0].values)
-    if variable is None and (hasattr(find, "fit") or _is(find, "means")):
+    if variable is None and (hasattr(find, "fit") or is_named(find, "means")):
         raise InputError("the problems have no variable to find a subspace of: use find='das', or give a basis")
     if draws < 1:
         raise InputError(f"draws={draws}: expected 1 or more random subspaces, without which a swap says nothing")
-    return _Asked(variable, find, rank, site, chosen, position, draws, steps, seed)
-
-
-def _is(find: Any, name: str) -> bool:
-    return isinstance(find, str) and find == name
+    return Asked(variable, find, rank, site, chosen, position, draws, steps, seed)
 
 
 def _told(find: Any) -> str:
@@ -189,16 +155,12 @@ def _fit_runs(model: Model, pairs: Pairs, fit: int | Sequence[Problem], mode: Mo
     return cot_runs(model, chosen, "model", progress) if mode == "cot" else generate(model, chosen, mode)
 
 
-def _labels(runs: Runs, variable: str | None) -> NDArray[Any]:
-    return np.array([run.problem.values[str(variable)] for run in runs])
-
-
 def _measure(
-    model: Model, aligned: Aligned, runs: Runs | None, asked: _Asked, memory: int, progress: bool
+    model: Model, aligned: Aligned, runs: Runs | None, asked: Asked, memory: int, progress: bool
 ) -> dict[str, NDArray[Any]]:
     """Every array of one model, without its first axis."""
     interior = Interior.of(model.module, model.sites)
-    n, fold = len(aligned.pairs), _pair_folds(aligned, asked)
+    n, fold = len(aligned.pairs), pair_folds(aligned, asked)
     acts = record(model, runs, [asked.site], [asked.position], layers=asked.layers) if runs is not None else None
     count = 2 + 2 * asked.draws + (1 + asked.draws if acts is not None else 0)
     shape = (len(asked.layers), count, n)
@@ -213,8 +175,8 @@ def _measure(
         "forwards": np.zeros(()),
     }
     for i, layer in enumerate(tqdm(asked.layers, desc="subspaces", disable=not progress, leave=False)):
-        fitted = _Fitted.of(acts, runs, layer, asked)
-        bases = _bases(model, interior, aligned, fold, layer, fitted, asked)
+        fitted = Fitted.of(acts, runs, layer, asked)
+        bases = bases_of(model, interior, aligned, fold, layer, fitted, asked)
         arrays["rank"][i] = bases[0].shape[1]
         for batch in aligned.batches:
             index = list(batch.index)
@@ -229,113 +191,11 @@ def _measure(
     return arrays
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """What was fitted to runs of other problems at one layer: their states and labels, an eraser, a reader."""
-
-    X: Tensor
-    y: NDArray[Any]
-    eraser: LeaceEraser
-    reader: RidgeProbe
-    variable: str
-
-    @classmethod
-    def of(cls, acts: Any, runs: Runs | None, layer: int, asked: _Asked) -> "_Fitted | None":
-        """Fit to recorded activations; None where no variable is named."""
-        if acts is None or runs is None:
-            return None
-        X, rows = acts.select(asked.site, layer=layer)
-        y = _labels(runs, asked.variable)[rows["run"].to_numpy()]
-        if len(np.unique(y)) < 2:
-            raise InputError(f"{asked.variable} has one value in all {len(runs)} problems: fit to more of them")
-        groups = rows["run"].to_numpy() if rows["run"].duplicated().any() else None
-        reader = RidgeProbe().fit(X, y, **({} if groups is None else {"groups": groups}))
-        return cls(X, y, LeaceEraser().fit(X, y), reader, str(asked.variable))
-
-    def bits(self, aligned: Aligned, batch: Batch, states: Sequence[Tensor]) -> NDArray[Any]:
-        """Bits about the variable that the reader has of both runs of each pair, the mean of the two and of tokens."""
-        classes, counts = np.unique(self.y, return_counts=True)
-        null = dict(zip(classes, np.log2(counts / counts.sum()), strict=True))
-        total = np.zeros(len(batch.index))
-        for side, of in enumerate(states):
-            names = [aligned.pairs[i][side].run.problem.values[self.variable] for i in batch.index]  # type: ignore[union-attr]
-            column = [list(classes).index(name) if name in null else -1 for name in names]
-            log_p = self.reader.predict_log_proba(of.flatten(0, 1).float().cpu())
-            log_p = np.asarray(log_p).reshape(*of.shape[:2], -1).mean(axis=1) / np.log(2.0)
-            own = [
-                log_p[row, at] - null[name] if at >= 0 else np.nan
-                for row, (at, name) in enumerate(zip(column, names, strict=True))
-            ]
-            total += np.array(own) / 2
-        return total
-
-
-def _bases(
-    model: Model,
-    interior: Interior,
-    aligned: Aligned,
-    fold: NDArray[Any],
-    layer: int,
-    fitted: _Fitted | None,
-    asked: _Asked,
-) -> list[Tensor]:
-    """The basis to swap in the pairs of each fold: the same for all, unless it is learnt from pairs."""
-    if _is(asked.find, "das"):
-        boundary = layer + (asked.site == "resid_post")
-        folds = [torch.from_numpy(fold[list(batch.index)]) for batch in aligned.batches]
-        return [
-            learn_subspace(
-                model,
-                interior,
-                [
-                    (batch, (own != f).nonzero()[:, 0].to(model.device))
-                    for batch, own in zip(aligned.batches, folds, strict=True)
-                ],
-                boundary,
-                0,
-                asked.rank or 1,
-                steps=asked.steps,
-                seed=asked.seed,
-            )
-            for f in range(FOLDS)
-        ]
-    if not isinstance(asked.find, str) and not hasattr(asked.find, "fit"):
-        return [torch.as_tensor(asked.find, dtype=torch.float64)]
-    assert fitted is not None
-    if hasattr(asked.find, "fit"):
-        found = clone(asked.find).fit(fitted.X, fitted.y)
-        if not hasattr(found, "subspace_"):
-            raise InputError(f"{type(found).__name__} has no subspace_: give a linear probe, or find='means'")
-        return [torch.as_tensor(found.subspace_, dtype=torch.float64)]
-    means = torch.stack(
-        [fitted.X[torch.from_numpy(fitted.y == value)].double().mean(0) for value in np.unique(fitted.y)]
-    )
-    left = torch.linalg.svd((means - means.mean(0)).T, full_matrices=False)[0]
-    return [left[:, : min(asked.rank or len(means) - 1, left.shape[1])]]
-
-
-def _pair_folds(aligned: Aligned, asked: _Asked) -> NDArray[Any]:
-    """The fold of every pair, for subspaces learnt from pairs: pairs that share a problem are in the same one."""
-    if not (_is(asked.find, "das")):
-        return np.zeros(len(aligned.pairs), dtype=np.int64)
-    keys = [[side.run.problem.key for side in pair[:2]] for pair in aligned.pairs]  # type: ignore[union-attr]
-    number = {key: i for i, key in enumerate(dict.fromkeys(key for both in keys for key in both))}
-    edges = np.array([[number[key] for key in both] for both in keys]).T
-    graph = coo_array((np.ones(len(keys)), (edges[0], edges[1])), shape=(len(number), len(number)))
-    groups = connected_components(graph, directed=False)[1][edges[0]]
-    if len(np.unique(groups)) < FOLDS:
-        raise InputError(
-            f"{len(keys)} pairs that share problems cannot be held out from one another: give more pairs, with other "
-            "problems"
-        )
-    return np.asarray(group_folds(groups, FOLDS, asked.seed))
-
-
 class _Cells:
     """The interventions at one layer of a batch; `states` are those of the recipients and donors, once made."""
 
     def __init__(
-        self, asked: _Asked, layer: int, batch: Batch, bases: list[Tensor], fold: Tensor, fitted: _Fitted | None
+        self, asked: Asked, layer: int, batch: Batch, bases: list[Tensor], fold: Tensor, fitted: Fitted | None
     ) -> None:
         self.asked, self.layer, self.batch = asked, layer, batch
         self.bases, self.fold, self.fitted = bases, fold, fitted
@@ -371,4 +231,5 @@ def _taken(values: Tensor) -> Any:
 def _as_long(x: Tensor, changed: Tensor, like: Tensor) -> Tensor:
     """The change from x, as long at every token as that of another."""
     change, wanted = changed - x, (like - x).norm(dim=-1, keepdim=True)
-    return x + change * wanted / change.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    longer: Tensor = x + change * wanted / change.norm(dim=-1, keepdim=True).clamp_min(1e-12)
+    return longer

@@ -26,7 +26,7 @@ class Subspace(Result):
     outcome: the greedy answer is 0 the recipient's, 1 the donor's, 2 another one
     recipient, donor: log-odds of the plain runs `[model, pair]`; plain: outcome of the recipient's own run
     bits: what a probe reads of the variable at that place, of problems that it was not fitted to `[model, layer, pair]`
-    (NaN where no variable was named); entropy: of the variable, in bits; rank: `[model, layer]`
+    (NaN where no variable was named); rank: `[model, layer]`
     """
 
     kind: ClassVar[str] = "subspace"
@@ -37,7 +37,6 @@ class Subspace(Result):
         "donor": ("model", "pair"),
         "plain": ("model", "pair"),
         "bits": ("model", "layer", "pair"),
-        "entropy": (),
         "rank": ("model", "layer"),
     }
 
@@ -47,7 +46,6 @@ class Subspace(Result):
     donor: NDArray[Any]
     plain: NDArray[Any]
     bits: NDArray[Any]
-    entropy: NDArray[Any]
     rank: NDArray[Any]
 
     def frame(self) -> pd.DataFrame:
@@ -80,10 +78,11 @@ class Subspace(Result):
     def table(self) -> str:
         """By layer: what is read, and what moves the answer, with every control beside it."""
         how = self.manifest.identity
+        bits = self.manifest.circumstance["entropy"]
         lines = [
-            f"{how['variable'] or 'no variable'} at {how['position']} ({how['site']}, {how['mode']} run), subspace: "
-            f"{how['find']}; {self.values.shape[-1]} pairs; bits of {float(self.entropy):.2f}; moved: pairs that answer "
-            "as the donor does (kept: as the recipient)"
+            f"{how['variable'] or 'no variable'} at {how['position']} ({how['site']}, {how['mode']} run), subspace "
+            f"{how['find']}; {self.values.shape[-1]} pairs; of {bits:.2f} bits; moved: "
+            "pairs that answer as the donor does, kept: as the recipient"
         ]
         frame = self.frame()
         frame["shown"] = [interval_text(*row) for row in frame[["estimate", "low", "high"]].itertuples(index=False)]
@@ -92,15 +91,12 @@ class Subspace(Result):
             read = own[own["quantity"] == "bits"].set_index("layer")["shown"].rename("bits")
             moved = own[(own["quantity"] == "moved") & ~own["intervention"].isin([ERASED, RANDOM_ERASED])]
             kept = own[(own["quantity"] == "kept") & own["intervention"].isin([ERASED, RANDOM_ERASED])]
-            wide = pd.concat(
-                [part.pivot(index="layer", columns="intervention", values="shown") for part in (moved, kept)], axis=1
-            )
+            wide = pd.concat([moved, kept]).pivot(index="layer", columns="intervention", values="shown")
             order = [name for name in INTERVENTIONS if name in wide]
             labels = {name: f"{name}: {'kept' if name in (ERASED, RANDOM_ERASED) else 'moved'}" for name in order}
             ranks = pd.Series(self.rank[self.coords["model"].index(model)], index=self.coords["layer"], name="rank")
-            lines.append(
-                f"{model}\n" + pd.concat([ranks, read, wide[order].rename(columns=labels)], axis=1).to_string()
-            )
+            columns = [ranks, read, wide[order].rename(columns=labels)]
+            lines.append(f"{model}\n{pd.concat(columns, axis=1).to_string()}")
         return "\n".join(lines)
 
 

@@ -93,7 +93,7 @@ def theirs(bridge: Any, base_ids: Any, source_ids: Any) -> torch.Tensor:
 
 def floor(model: Any, length: int) -> float:
     """The work of recomputing only what can change, in plain forward passes."""
-    share, layers = kv_share(model.sites.blocks[0].block), model.n_layers
+    share, layers = kv_share(model.sites.blocks[0].block), int(model.n_layers)
     cells = [(layer, length - p) for layer in range(layers) for p in range(length)]
     return sum((layers - 1 - layer) * n + 1 + share * (n - 1) for layer, n in cells) / (layers * length)
 

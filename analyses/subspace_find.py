@@ -1,0 +1,144 @@
+"""What is swapped: the subspace of a variable, found in other problems or learnt from other pairs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.base import clone
+from torch import Tensor
+
+from ..core import InputError
+from ..hooks import Model, Runs
+from ..hooks.interior import Interior
+from ..probes import LeaceEraser, RidgeProbe, group_folds
+from .aligned import Aligned, Batch
+from .das import learn_subspace
+
+FOLDS = 2  # of pairs, for a subspace that is learnt from pairs
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked: the variable and how its subspace is found, where, with how many draws of each control."""
+
+    variable: str | None
+    find: Any
+    rank: int | None
+    site: str
+    layers: tuple[int, ...]
+    position: str
+    draws: int
+    steps: int
+    seed: int
+
+
+def is_named(find: Any, name: str) -> bool:
+    return isinstance(find, str) and find == name
+
+
+def labels_of(runs: Runs, variable: str | None) -> NDArray[Any]:
+    return np.array([run.problem.values[str(variable)] for run in runs])
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted to runs of other problems at one layer: their states and labels, an eraser, a reader."""
+
+    X: Tensor
+    y: NDArray[Any]
+    eraser: LeaceEraser
+    reader: RidgeProbe
+    variable: str
+
+    @classmethod
+    def of(cls, acts: Any, runs: Runs | None, layer: int, asked: Asked) -> "Fitted | None":
+        """Fit to recorded activations; None where no variable is named."""
+        if acts is None or runs is None:
+            return None
+        X, rows = acts.select(asked.site, layer=layer)
+        y = labels_of(runs, asked.variable)[rows["run"].to_numpy()]
+        if len(np.unique(y)) < 2:
+            raise InputError(f"{asked.variable} has one value in all {len(runs)} problems: fit to more of them")
+        groups = rows["run"].to_numpy() if rows["run"].duplicated().any() else None
+        reader = RidgeProbe().fit(X, y, **({} if groups is None else {"groups": groups}))
+        return cls(X, y, LeaceEraser().fit(X, y), reader, str(asked.variable))
+
+    def bits(self, aligned: Aligned, batch: Batch, states: Sequence[Tensor]) -> NDArray[Any]:
+        """Bits about the variable that the reader has of both runs of each pair, the mean of the two and of tokens."""
+        classes, counts = np.unique(self.y, return_counts=True)
+        null = dict(zip(classes, np.log2(counts / counts.sum()), strict=True))
+        total = np.zeros(len(batch.index))
+        for side, of in enumerate(states):
+            runs = [aligned.sides(i)[side].run for i in batch.index]
+            names = [run.problem.values[self.variable] for run in runs]
+            log_p = self.reader.predict_log_proba(of.flatten(0, 1).float().cpu())
+            log_p = np.asarray(log_p).reshape(*of.shape[:2], -1).mean(axis=1) / np.log(2.0)
+            known = {name: log_p[:, column] - null[name] for column, name in enumerate(classes)}
+            total += [known[name][row] if name in known else np.nan for row, name in enumerate(names)]
+        return total / 2
+
+
+def bases_of(
+    model: Model,
+    interior: Interior,
+    aligned: Aligned,
+    fold: NDArray[Any],
+    layer: int,
+    fitted: Fitted | None,
+    asked: Asked,
+) -> list[Tensor]:
+    """The basis to swap in the pairs of each fold: the same for all, unless it is learnt from pairs."""
+    if is_named(asked.find, "das"):
+        boundary = layer + (asked.site == "resid_post")
+        folds = [torch.from_numpy(fold[list(batch.index)]) for batch in aligned.batches]
+        return [
+            learn_subspace(
+                model,
+                interior,
+                [
+                    (batch, (own != f).nonzero()[:, 0].to(model.device))
+                    for batch, own in zip(aligned.batches, folds, strict=True)
+                ],
+                boundary,
+                0,
+                asked.rank or 1,
+                steps=asked.steps,
+                seed=asked.seed,
+            )
+            for f in range(FOLDS)
+        ]
+    if not isinstance(asked.find, str) and not hasattr(asked.find, "fit"):
+        return [torch.as_tensor(asked.find, dtype=torch.float64)]
+    assert fitted is not None
+    if hasattr(asked.find, "fit"):
+        found = clone(asked.find).fit(fitted.X, fitted.y)
+        if not hasattr(found, "subspace_"):
+            raise InputError(f"{type(found).__name__} has no subspace_: give a linear probe, or find='means'")
+        return [torch.as_tensor(found.subspace_, dtype=torch.float64)]
+    means = torch.stack(
+        [fitted.X[torch.from_numpy(fitted.y == value)].double().mean(0) for value in np.unique(fitted.y)]
+    )
+    left = torch.linalg.svd((means - means.mean(0)).T, full_matrices=False)[0]
+    return [left[:, : min(asked.rank or len(means) - 1, left.shape[1])]]
+
+
+def pair_folds(aligned: Aligned, asked: Asked) -> NDArray[Any]:
+    """The fold of every pair, for subspaces learnt from pairs: pairs that share a problem are in the same one."""
+    if not is_named(asked.find, "das"):
+        return np.zeros(len(aligned.pairs), dtype=np.int64)
+    keys = [[side.run.problem.key for side in aligned.sides(i)] for i in range(len(aligned.pairs))]
+    number = {key: i for i, key in enumerate(dict.fromkeys(key for both in keys for key in both))}
+    edges = np.array([[number[key] for key in both] for both in keys]).T
+    graph = coo_array((np.ones(len(keys)), (edges[0], edges[1])), shape=(len(number), len(number)))
+    groups = connected_components(graph, directed=False)[1][edges[0]]
+    if len(np.unique(groups)) < FOLDS:
+        raise InputError(
+            f"{len(keys)} pairs that share problems cannot be held out from one another: give more pairs, with other "
+            "problems"
+        )
+    return np.asarray(group_folds(groups, FOLDS, asked.seed))
