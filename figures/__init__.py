@@ -6,6 +6,7 @@ paper's column, and returns the one `Axes` it drew in; `decodability_map` and `c
 writes files; `style` is the style for further axes.
 """
 
+from .across import across
 from .beyond import beyond
 from .cells import cells
 from .channels import channels
@@ -13,15 +14,17 @@ from .circularity import circularity
 from .commitment import commitment
 from .decodability import decodability, decodability_map
 from .ledger import ledger
-from .patch import patch
+from .patch import patch, patch_depth, patch_heads
 from .save import save
 from .style import COLUMN, DOUBLE_COLUMN, MODEL_COLOURS, WIRE_COLOURS, style
+from .subspace import subspace
 
 __all__ = [
     "COLUMN",
     "DOUBLE_COLUMN",
     "MODEL_COLOURS",
     "WIRE_COLOURS",
+    "across",
     "beyond",
     "cells",
     "channels",
@@ -31,6 +34,9 @@ __all__ = [
     "decodability_map",
     "ledger",
     "patch",
+    "patch_depth",
+    "patch_heads",
     "save",
     "style",
+    "subspace",
 ]

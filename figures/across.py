@@ -1,0 +1,78 @@
+"""What the state of one run does in the other, by depth."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from ..analyses.across_table import CONTROLS, OWN, Across
+from ..core import check_name
+from .canvas import canvas, named
+from .style import COLUMN, DOUBLE_COLUMN, GREY
+
+LOOKS = dict(
+    zip(
+        (OWN, *CONTROLS),
+        (("#000000", "s"), ("#D55E00", "o"), ("#009E73", "^"), ("#56B4E9", "D"), ("#999999", "v")),
+        strict=True,
+    )
+)
+GAP = 0.7  # layers between two panels
+
+
+def across(results: Across | Mapping[str, Across], ax: Axes | None = None, *, position: str | None = None) -> Axes:
+    """Draw how often the patched run gives the problem's own answer, by layer, a panel a result, 95 % intervals.
+
+    A line a condition: the problem's own state, and the controls. The thin lines are the two runs without a patch:
+    dashed the one that is written into, solid the one that states are taken from.
+
+    position: one that was patched; by default the first
+
+    >>> from loadbearing.analyses import across as measure
+    >>> from loadbearing.hooks import load
+    >>> model = load("organism:sft")
+    >>> across(measure(model, model.task.problems(8))).get_xlabel()
+    'layer'
+    """
+    shown = named(results, Across)
+    with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.2) as axes:
+        ticks: dict[float, str] = {}
+        left = 0.0
+        for number, (name, result) in enumerate(shown.items()):
+            layers = list(result.coords["layer"])
+            _panel(axes, result, position, left, number == 0)
+            ticks |= {left + i: str(layer) for i, layer in enumerate(layers)}
+            if name:
+                place = axes.get_xaxis_transform()
+                middle = left + (len(layers) - 1) / 2
+                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+            left += len(layers) + GAP
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_ylim(-0.04, 1.08)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("P(own answer)")
+        high = 1.8 if any(shown) else 0.3
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2 if len(shown) == 1 else 3,
+            frameon=False,
+            borderaxespad=high,
+        )
+        return axes
+
+
+def _panel(axes: Axes, result: Across, position: str | None, left: float, first: bool) -> None:
+    """Draw one result from x = `left` on."""
+    places = result.coords["position"]
+    place = places[0] if position is None else check_name("position", position, places)
+    frame = result.frame()
+    frame = frame[(frame["position"] == place) & (frame["quantity"] == "own answer")]
+    x = left + np.arange(len(result.coords["layer"]))
+    for rate, line in ((result.base_right.mean(), "--"), (result.source_right.mean(), "-")):
+        axes.hlines(rate, x[0] - 0.3, x[-1] + 0.3, colors=GREY, linewidths=0.6, linestyles=line)
+    for name in result.coords["condition"]:
+        colour, marker = LOOKS[name]
+        rows = frame[frame["condition"] == name]
+        axes.vlines(x, rows["low"], rows["high"], colors=colour, linewidths=0.8)
+        axes.plot(x, rows["estimate"], color=colour, marker=marker, label=name if first else "")

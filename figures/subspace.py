@@ -1,0 +1,87 @@
+"""What swapping a subspace does, by depth, beside what can be read there."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ..analyses.subspace_table import MATCHED, RANDOM, SWAPPED, WHOLE, Subspace
+from .canvas import canvas, named
+from .style import COLUMN, DOUBLE_COLUMN, GREY
+
+LOOKS = {
+    WHOLE: ("#000000", "s", "-"),
+    SWAPPED: ("#D55E00", "o", "-"),
+    MATCHED: ("#56B4E9", "^", "-"),
+    RANDOM: ("#999999", "v", "-"),
+}
+GAP = 0.7  # layers between two panels
+
+
+def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None) -> Axes:
+    """Draw the share of pairs that answer as the donor does when a subspace is swapped, by layer, a panel a result.
+
+    Lines with 95 % intervals: the whole state, the subspace, random ones of its rank, the same with as long a change;
+    hollow and dotted: the subspace of a model with random weights. Grey bars: the bits that a probe reads of the
+    variable there, as a share of its entropy, which says what is decodable and not what is used.
+
+    >>> from loadbearing.analyses import subspace as measure
+    >>> from loadbearing.hooks import load
+    >>> model = load("organism:direct")
+    >>> found = measure(model, model.task.pairs(4), layers=[2], fit=100, draws=2, twin=False)
+    >>> subspace(found).get_ylabel()
+    'share of pairs moved'
+    """
+    shown = named(results, Subspace)
+    with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.2) as axes:
+        ticks: dict[float, str] = {}
+        left = 0.0
+        for number, (name, result) in enumerate(shown.items()):
+            layers = result.coords["layer"]
+            _panel(axes, result.frame(), result, left, number == 0)
+            ticks |= {left + i: str(layer) for i, layer in enumerate(layers)}
+            if name:
+                place = axes.get_xaxis_transform()
+                middle = left + (len(layers) - 1) / 2
+                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+            left += len(layers) + GAP
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_ylim(-0.04, 1.08)
+        axes.set_xlabel("layer")
+        axes.set_ylabel("share of pairs moved")
+        high = 1.8 if any(shown) else 0.3
+        axes.legend(
+            loc="lower left",
+            bbox_to_anchor=(0, 1),
+            ncols=2 if len(shown) == 1 else 3,
+            frameon=False,
+            borderaxespad=high,
+        )
+        return axes
+
+
+def _panel(axes: Axes, frame: pd.DataFrame, result: Subspace, left: float, first: bool) -> None:
+    """Draw one result from x = `left` on."""
+    layers = list(result.coords["layer"])
+    x = left + np.arange(len(layers))
+    read = _of(frame, "trained", "read", "bits", layers)[0]
+    share = read / result.manifest.circumstance["entropy"] if result.manifest.circumstance["entropy"] else read
+    axes.bar(x, np.clip(share, 0, None), width=0.6, color="#DDDDDD", zorder=0, label="bits / entropy" if first else "")
+    for name, (colour, marker, line) in LOOKS.items():
+        estimate, low, high = _of(frame, "trained", name, "moved", layers)
+        axes.vlines(x, low, high, colors=colour, linewidths=0.8)
+        axes.plot(x, estimate, color=colour, marker=marker, linestyle=line, label=name if first else "")
+    if "random-init" in result.coords["model"]:
+        estimate, low, high = _of(frame, "random-init", SWAPPED, "moved", layers)
+        colour = LOOKS[SWAPPED][0]
+        axes.vlines(x, low, high, colors=GREY, linewidths=0.6)
+        label = "subspace, random model" if first else ""
+        axes.plot(x, estimate, color=colour, marker="o", markerfacecolor="white", linestyle=":", label=label)
+
+
+def _of(frame: pd.DataFrame, model: str, intervention: str, quantity: str, layers: list[int]) -> list[np.ndarray]:
+    """Estimate and bounds by layer."""
+    rows = frame[(frame["model"] == model) & (frame["intervention"] == intervention) & (frame["quantity"] == quantity)]
+    rows = rows.set_index("layer").loc[layers]
+    return [rows[name].to_numpy(dtype=float) for name in ("estimate", "low", "high")]
