@@ -14,11 +14,9 @@ from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs, generate, resolve
-from ..hooks.interior import Interior
 from ..hooks.packed import Write
 from ..hooks.sites import RESIDUAL_SITES, Site
-from ..hooks.support import check_spliceable
-from ..hooks.sweep import Cell, memory_of
+from ..hooks.sweep import Cell, memory_of, open_interior
 from ..hooks.trace import Trace
 from ..tasks import Problem
 from .across_table import CONTROLS, OWN, Across
@@ -85,8 +83,7 @@ def across(
     check_name("site", site, RESIDUAL_SITES)
     check_name("direction", direction, DIRECTIONS)
     conditions = (OWN, *(check_name("control", name, CONTROLS) for name in controls))
-    check_spliceable(model)
-    interior = Interior.of(model.module, model.sites)
+    interior = open_interior(model)
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     for layer in chosen:
         model.sites.check(Site(site, layer))

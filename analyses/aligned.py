@@ -13,7 +13,7 @@ from torch import Tensor
 from ..core import InputError
 from ..hooks import Mode, Model, Run, Runs, generate, resolve
 from ..hooks.format import decode
-from ..tasks import Pairs
+from ..tasks import Pairs, Problem
 from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
 
 Places = tuple[tuple[int, ...], ...]
@@ -112,7 +112,7 @@ def _sides(
         raise InputError("no pairs to measure")
     problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
     if mode != "cot":
-        runs = generate(model, problems, mode, progress=progress)
+        runs = _given(problems, cot) if isinstance(cot, Runs) else generate(model, problems, mode, progress=progress)
         return {key: _before_answer(run) for key, run in runs.by_problem().items()}, None
     runs = cot_runs(model, problems, cot, progress)
     onset = resolve_target(target, runs)
@@ -121,6 +121,16 @@ def _sides(
         aim = cut(run, onset, target, model)
         sides[key] = aim if isinstance(aim, str) else Side(aim.head + aim.cot, aim.answer, run)
     return sides, onset
+
+
+def _given(problems: Sequence[Problem], runs: Runs) -> Runs:
+    """Answer-only runs that were made before, or elsewhere."""
+    if runs.mode != "answer-only":
+        raise InputError("mode='answer-only' with given runs of mode 'cot': pass mode='cot', or answer-only runs")
+    known = runs.by_problem()
+    if missing := [p.key for p in problems if p.key not in known]:
+        raise InputError(f"the given runs lack {len(missing)} problems, the first of them {missing[0]!r}")
+    return Runs(tuple(known[p.key] for p in problems), runs.mode, runs.model)
 
 
 def _before_answer(run: Run) -> Side | str:

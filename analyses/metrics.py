@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -48,6 +47,58 @@ def check_metric(metric: Metric) -> str:
     return check_name("metric", metric, METRICS)
 
 
+def reads(metric: Metric, forcing: Forcing) -> bool:
+    """Whether a forcing adds anything to a metric."""
+    if metric == "log-odds":
+        return True
+    return (1 if metric == "log-probability" else 0) in forcing.scored
+
+
+def term(
+    metric: Metric,
+    forcing: Forcing,
+    answers: tuple[Int[Tensor, "row token"], Int[Tensor, "row donor_token"]],
+    logits: Float[Tensor, "row keep vocab"],
+    plain: Float[Tensor, "row vocab"] | None = None,
+) -> Float[Tensor, " row"]:
+    """What logits of a forcing add to a metric that reads it, a figure a row; differentiable, as far as the metric is.
+
+    answers: of these rows; plain: the plain run's log probabilities, which "kl" needs
+    """
+    if callable(metric):
+        return _own(metric, logits[:, 0], answers)
+    if metric == "logit-difference":
+        first = [logits[:, 0].gather(1, answer[:, :1])[:, 0] for answer in answers]
+        return first[1] - first[0]
+    log_p = logits.log_softmax(-1)
+    if metric == "kl":
+        assert plain is not None
+        return torch.where(plain > -torch.inf, plain.exp() * (plain - log_p[:, 0]), 0.0).sum(-1)
+    signs = {"log-odds": (-1, 1), "log-probability": (0, 1)}[str(metric)]
+    scored = [side for side in forcing.scored if signs[side]]
+    chosen = [signs[side] * log_p.gather(-1, answers[side][..., None])[..., 0].sum(-1).double() for side in scored]
+    return torch.stack(chosen).sum(0)
+
+
+def _own(metric: UserMetric, logits: Tensor, answers: tuple[Tensor, Tensor]) -> Tensor:
+    found = metric(logits, answers)
+    name = check_metric(metric)
+    shape = tuple(getattr(found, "shape", ()))
+    if shape != (len(logits),):
+        raise InputError(
+            f"metric {name!r}: expected one figure a row, shape ({len(logits)},), got {shape or type(found).__name__}"
+            ": do not average over rows"
+        )
+    values = torch.as_tensor(found)
+    wrong = ~values.detach().isfinite()
+    if wrong.any():
+        raise InputError(
+            f"metric {name!r} gave {values[wrong][0].item()} for {int(wrong.sum())} of {len(values)} rows: expected "
+            "finite figures; clamp what it divides by or takes the logarithm of"
+        )
+    return values
+
+
 class Meter:
     """Gathers what cells of a batch say: `values` and `outcomes`, both `[cell, pair]`.
 
@@ -62,13 +113,19 @@ class Meter:
         self.batch = batch
         self.plain = plain.log_softmax(-1)
         pairs = len(batch.index)
-        self.values = np.zeros((cells, pairs))
         self.done = np.zeros((cells, pairs), dtype=bool)
+        # By forcing, and set, not added up: rows are read again after memory ran out.
+        self._terms = np.zeros((2, cells, pairs))
         self._match = np.ones((2, cells, pairs), dtype=bool)
         if metric == "logit-difference" and (batch.answers[0][:, 0] == batch.answers[1][:, 0]).any():
             raise InputError(
                 "metric 'logit-difference' reads first tokens, and some pairs' are the same: use 'log-odds'"
             )
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """The metric."""
+        return np.asarray(self._terms.sum(0))
 
     @property
     def outcomes(self) -> NDArray[np.int8]:
@@ -80,46 +137,13 @@ class Meter:
 
         def read(cells: Tensor, runs: Tensor, logits: Tensor) -> None:
             at = (cells.cpu().numpy(), runs.cpu().numpy())
-            log_p = logits.log_softmax(-1)
             greedy = logits.argmax(-1)
+            answers = (self.batch.answers[0][runs], self.batch.answers[1][runs])
             for side in forcing.scored:
-                answer = self.batch.answers[side][runs]
-                self._match[side][at] = (greedy == answer).all(1).cpu().numpy()
-                if self.metric == "log-odds" or (self.metric == "log-probability" and side):
-                    chosen = log_p.gather(-1, answer[..., None])[..., 0].sum(-1)
-                    self.values[at] += (1 if side else -1) * chosen.double().cpu().numpy()
-            if 0 in forcing.scored:
-                self._first(at, runs, logits[:, 0], log_p[:, 0])
+                self._match[side][at] = (greedy == answers[side]).all(1).cpu().numpy()
+            if reads(self.metric, forcing):
+                found = term(self.metric, forcing, answers, logits, self.plain[runs])
+                self._terms[forcing.scored[0]][at] = found.detach().double().cpu().numpy()
             self.done[at] = forcing.last
 
         return read
-
-    def _first(self, at: tuple[Any, Any], runs: Tensor, logits: Tensor, log_p: Tensor) -> None:
-        """Metrics of the first position."""
-        if callable(self.metric):
-            self.values[at] = self._own(logits, runs)
-        elif self.metric == "logit-difference":
-            first = [logits.gather(1, answer[runs, :1])[:, 0] for answer in self.batch.answers]
-            self.values[at] = (first[1] - first[0]).double().cpu().numpy()
-        elif self.metric == "kl":
-            plain = self.plain[runs]
-            change = torch.where(plain > -torch.inf, plain.exp() * (plain - log_p), 0.0)
-            self.values[at] = change.sum(-1).double().cpu().numpy()
-
-    def _own(self, logits: Tensor, runs: Tensor) -> NDArray[Any]:
-        assert callable(self.metric)
-        found = self.metric(logits, (self.batch.answers[0][runs], self.batch.answers[1][runs]))
-        name = check_metric(self.metric)
-        shape = tuple(getattr(found, "shape", ()))
-        if shape != (len(runs),):
-            raise InputError(
-                f"metric {name!r}: expected one figure a row, shape ({len(runs)},), got {shape or type(found).__name__}"
-                ": do not average over rows"
-            )
-        values = torch.as_tensor(found).detach().double().cpu().numpy()
-        if not np.isfinite(values).all():
-            raise InputError(
-                f"metric {name!r} gave {values[~np.isfinite(values)][0]} for {(~np.isfinite(values)).sum()} of "
-                f"{len(values)} rows: expected finite figures; clamp what it divides by or takes the logarithm of"
-            )
-        return values

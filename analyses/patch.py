@@ -14,14 +14,16 @@ from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.gates import enforce, judge
 from ..hooks.interior import Interior
-from ..hooks.support import check_spliceable
-from ..hooks.sweep import Cell, Sweep, memory_of
+from ..hooks.sweep import Cell, Sweep, memory_of, open_interior
 from ..hooks.trace import trace
 from ..tasks import Pairs
 from .aligned import Aligned, align
+from .gradient import Gradients
 from .metrics import Meter, Metric, check_metric, forcings
 from .patch_board import Board, Plan, Work, keep_partial, read_partial
 from .patch_cells import SITES, UNIT_SITES, Writer, check_site, kept_sites
+from .patch_guess import Way, guess
+from .patch_plain import check_plain, measure_plainly
 from .patch_table import PatchMap, UnitPatchMap
 
 DIRECTIONS = ("denoising", "noising")
@@ -42,14 +44,19 @@ def patch(
     units: Sequence[int] | str = "each",
     direction: str = "denoising",
     metric: Metric = "log-odds",
+    method: str = "exact",
+    steps: int = 1,
+    refine: int | None = None,
+    sample: int = 32,
     memory: int | str = "1GB",
     resume: str | Path | PatchMap | None = None,
     progress: bool = False,
 ) -> PatchMap:
     """Put one activation of the donor's run into the recipient's, for every layer and place, and see what it answers.
 
-    Exact: only positions at or after the patch, in layers above it, are computed again, and nothing else can change.
-    Pairs that do not align are left out and counted.
+    Exact, where no other method is asked for: only positions at or after the patch, in layers above it, are computed
+    again, and nothing else can change. A model that cannot be taken up in the middle is run whole, cell by cell, and
+    the summary says so. Pairs that do not align are left out and counted.
 
     site: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`; heads: `z`, `q`, `k`, `v`, `pattern`; `neurons`
     mode: the run that is patched; target: where it is scored in a CoT run (see `channels`)
@@ -61,6 +68,13 @@ def patch(
     metric: "log-odds" of the donor's answer over the recipient's, each to its end, "logit-difference" of their first
         tokens, "log-probability" of the donor's answer, "kl" from the unpatched run, or a function of logits
         `[row, vocab]` and both answers' tokens that gives one figure a row
+    method: "exact"; "gradient", the whole map approximated in a few passes (see `gradient.Gradients`); or "auto", the
+        same with its largest cells run exactly
+    steps: points on the path from base to source over which gradients are averaged; 1: the base's own
+    refine: how many cells "auto" runs; None: a tenth of those that can change something, at least 16
+    sample: how many cells, drawn at random in every layer, are run exactly beside a gradient's map, to say how far off
+        it is: see the summary. Ranks can be right where sizes are not (slope far from 1), and where few cells matter a
+        sample can miss them all: run those by "auto" before believing them
     memory: bytes that states under way may take, about; less means more, smaller batches
     resume: a file to which an interrupted sweep is saved, and from which the next call goes on; or the `partial` of the
         Interrupted error that is raised where memory runs out
@@ -77,17 +91,23 @@ def patch(
     check_name("mode", mode, MODES)
     check_name("direction", direction, DIRECTIONS)
     plan = _plan(model, site, layers, window, units, direction, metric)
-    check_spliceable(model)
-    interior = Interior.of(model.module, model.sites)
+    wanted = Way.of(method, steps, refine, sample, plan)
+    interior, why = _opened(model, plan, method)
     check_site(model, interior, site, plan.layers)
     aligned = align(model, pairs, mode=mode, target=target, cot=cot, positions=positions, progress=progress)
     how: dict[str, Any] = {"site": site, "mode": mode, "target": target, "direction": direction, "window": window}
-    how |= {"metric": check_metric(metric), "cot": cot if isinstance(cot, str) else "given"}
+    how |= {"metric": check_metric(metric), "cot": cot if isinstance(cot, str) else "given"} | wanted.identity()
     identity = {**model.identity(), "task": pairs.task.spec, **how}
-    board = Board.of(plan, interior, aligned)
-    made = partial(_result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began)
+    board = Board.of(plan, model, interior, aligned)
+    told = {"plan": plan, "aligned": aligned, "names": pairs.variables, "identity": identity, "began": began}
+    made = partial(_result, **told, way=f"in whole passes: {why}" if why else "resumed in the middle")
     kept = read_partial(resume, made(board, []), board)
+    facts: dict[str, Any] = {}
     try:
+        guessed = None
+        if method != "exact" and interior is not None:
+            gradients = Gradients(model, interior, plan, board, steps)
+            guessed = guess(gradients, aligned, wanted, memory_of(memory), progress)
         _sweep(model, interior, aligned, plan, board, memory_of(memory), progress)
     except BaseException as error:
         keep_partial(error, kept, board, lambda: made(board, []))
@@ -95,20 +115,24 @@ def patch(
     effect = float(np.abs(board.natural[1] - board.natural[0]).mean())
     gate = judge("identity patch = plain run", board.error, effect, ADVICE)
     enforce([gate])
+    if guessed is not None:
+        facts["approximation"] = guessed.settle(board, plan, wanted, aligned.labels)
     if kept is not None:
         kept.unlink(missing_ok=True)
-    return made(board, [gate.asdict()])
+    return made(board, [gate.asdict()], facts)
 
 
 def _result(
     board: Board,
     gates: list[dict[str, Any]],
+    more: Mapping[str, Any] | None = None,
     *,
     plan: Plan,
     aligned: Aligned,
     names: Sequence[str],
     identity: Mapping[str, Any],
     began: float,
+    way: str,
 ) -> PatchMap:
     facts = {
         "dropped": aligned.dropped,
@@ -116,7 +140,7 @@ def _result(
         "pairs": aligned.digest,
         "onset": aligned.onset.slot if aligned.onset else None,
         "forwards": board.forwards,
-        "way": "resumed in the middle",
+        "way": way,
     }
     coords: dict[str, tuple[Any, ...]] = {"layer": plan.layers, "position": aligned.labels, "names": tuple(names)}
     if plan.each:
@@ -124,14 +148,25 @@ def _result(
     shape = board.shape(plan)
     return (UnitPatchMap if plan.each else PatchMap)(
         coords=coords,
-        manifest=Manifest(identity, circumstance(began, **facts)),
+        manifest=Manifest(identity, circumstance(began, **facts, **(more or {}))),
         values=board.values.reshape(shape),
         outcome=board.outcome.reshape(shape),
-        exact=np.ones(shape[:-1], dtype=bool),
+        exact=board.chosen.reshape(shape[:-1]),
         recipient=board.natural[0],
         donor=board.natural[1],
         variable=np.array([list(names).index(variable) for _, _, variable in aligned.pairs]),
     )
+
+
+def _opened(model: Model, plan: Plan, method: str) -> tuple[Interior | None, str]:
+    """The model's inside; or why runs cannot be taken up in its middle, so that whole passes are run."""
+    try:
+        return open_interior(model), ""
+    except InputError as error:
+        if method != "exact":
+            raise
+        check_plain(plan, str(error))
+        return None, str(error)
 
 
 def _plan(model: Model, site: str, layers: Any, window: int, units: Any, direction: str, metric: Metric) -> Plan:
@@ -152,7 +187,7 @@ def _plan(model: Model, site: str, layers: Any, window: int, units: Any, directi
 
 
 def _sweep(
-    model: Model, interior: Interior, aligned: Aligned, plan: Plan, board: Board, memory: int, progress: bool
+    model: Model, interior: Interior | None, aligned: Aligned, plan: Plan, board: Board, memory: int, progress: bool
 ) -> None:
     """Every cell in every batch of pairs."""
     works = [Work.of(batch, plan, board, model.n_layers) for batch in aligned.batches]
@@ -161,7 +196,10 @@ def _sweep(
     ) as bar:
         for work in works:
             if work.rows or not np.isfinite(board.natural[:, list(work.batch.index)]).all():
-                _measure(model, interior, work, plan, board, memory, bar)
+                if interior is None:
+                    measure_plainly(model, work, plan, board, bar)
+                else:
+                    _measure(model, interior, work, plan, board, memory, bar)
             bar.set_postfix(forwards=round(board.forwards))
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..core import InputError, Interrupted, load_result
+from ..hooks import Model
 from ..hooks.interior import Interior
 from ..hooks.packed import Write
 from ..hooks.sweep import Cell, out_of_memory
@@ -39,7 +40,10 @@ class Plan:
 
 @dataclass
 class Board:
-    """Figures of every cell and pair, NaN until they are measured; natural: of the recipients' and donors' own runs."""
+    """Figures of every cell and pair, NaN until they are measured; natural: of the recipients' and donors' own runs.
+
+    chosen: the cells `[cell]` that are run
+    """
 
     keys: tuple[Key, ...]
     units: tuple[int, ...]
@@ -47,13 +51,14 @@ class Board:
     values: NDArray[Any]
     outcome: NDArray[Any]
     natural: NDArray[Any]
+    chosen: NDArray[Any]
     error: float = 0.0
     forwards: float = 0.0
 
     @classmethod
-    def of(cls, plan: Plan, interior: Interior, aligned: Aligned) -> "Board":
+    def of(cls, plan: Plan, model: Model, interior: Interior | None, aligned: Aligned) -> "Board":
         """An empty board."""
-        count = unit_count(plan.site, interior) if plan.each else 0
+        count = unit_count(plan.site, model, interior) if plan.each else 0
         numbers = tuple(range(count)) if plan.units is None else plan.units
         if not set(numbers) <= set(range(count)):
             raise InputError(f"units={list(numbers)}: site {plan.site!r} has units 0 to {count - 1} in every layer")
@@ -61,7 +66,8 @@ class Board:
         keys = tuple((layer, at, u) for layer in plan.layers for at in range(len(aligned.labels)) for u in units)
         size = (len(keys), len(aligned.pairs))
         values, outcome = np.full(size, np.nan), np.zeros(size, dtype=np.int8)
-        return cls(keys, numbers, len(aligned.labels), values, outcome, np.full((2, size[1]), np.nan))
+        natural, chosen = np.full((2, size[1]), np.nan), np.ones(size[0], dtype=bool)
+        return cls(keys, numbers, len(aligned.labels), values, outcome, natural, chosen)
 
     def shape(self, plan: Plan) -> tuple[int, ...]:
         """Layers, places, units where there are any, pairs."""
@@ -84,6 +90,19 @@ class Board:
         both = meter.values[n : n + 2]
         self.natural[:, index] = both if direction == "denoising" else both[::-1]
         self.error = max(self.error, float(np.abs(meter.values[n + 2] - meter.values[n]).max()))
+        self.outcome[np.ix_(np.flatnonzero(~self.chosen), np.array(index))] = meter.outcomes[n]
+
+
+def can_change(batch: Batch, plan: Plan, board: Board, n_layers: int) -> NDArray[np.bool_]:
+    """Where something can change, `[cell, pair]`: not before the first token in which a pair differs, nor in the last
+    layer where nothing that is written is read."""
+    places, ids = batch.places, batch.recipient
+    if plan.direction == "noising":
+        places, ids = batch.donor_places, batch.donor
+    last = np.array([places[at][-1] for _, at, _ in board.keys])
+    top = np.array([layer == n_layers - 1 and plan.site not in ("resid_pre", "k", "v") for layer, _, _ in board.keys])
+    unread = top & (last < ids.shape[1] - 1)
+    return np.asarray((last[:, None] >= batch.changed.cpu().numpy()) & ~unread[:, None])
 
 
 @dataclass(frozen=True)
@@ -100,11 +119,9 @@ class Work:
 
     @classmethod
     def of(cls, batch: Batch, plan: Plan, board: Board, n_layers: int) -> "Work":
-        """Cells before the first token in which a pair differs are not run: nothing can change."""
-        last = np.array([batch.places[at][-1] for _, at, _ in board.keys])
-        differs = last[:, None] >= batch.changed.cpu().numpy()
-        done = np.isfinite(board.values[:, list(batch.index)])
-        return cls(batch, plan, board.keys, differs & ~done, done, n_layers)
+        """What can change something, is chosen, and has not been done."""
+        done = np.isfinite(board.values[:, list(batch.index)]) | ~board.chosen[:, None]
+        return cls(batch, plan, board.keys, can_change(batch, plan, board, n_layers) & ~done, done, n_layers)
 
     @property
     def rows(self) -> int:
@@ -115,24 +132,27 @@ class Work:
     @property
     def layers(self) -> list[int]:
         """The layers that are written, windows included."""
-        return sorted({at for layer in self.plan.layers for at in self._window(layer)})
+        return sorted({at for layer in self.plan.layers for at in self.window(layer)})
 
-    def _window(self, layer: int) -> range:
+    def window(self, layer: int) -> range:
+        """The layers that are written for a cell of this one."""
         return range(layer, min(layer + self.plan.window, self.n_layers))
+
+    def places(self, at: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tokens of a place in the run that is written, and in the one that values are taken from."""
+        both = (self.batch.places[at], self.batch.donor_places[at])
+        return both if self.plan.direction == "denoising" else both[::-1]
 
     def cells(self, writer: Writer) -> list[Cell]:
         """One cell a key, in the pairs in which it is wanted."""
-        own, other = self.batch.places, self.batch.donor_places
-        if self.plan.direction == "noising":
-            own, other = other, own
         wanted = torch.from_numpy(self.wanted).to(self.batch.changed.device)
-        return [
-            Cell(
-                tuple(writer.write(layer, own[at], other[at], unit) for layer in self._window(first)),
-                wanted[number].nonzero()[:, 0],
-            )
-            for number, (first, at, unit) in enumerate(self.keys)
-        ]
+        cells = [Cell((), wanted.new_empty(0, dtype=torch.long))] * len(self.keys)
+        for number in np.flatnonzero(self.wanted.any(1)):
+            first, at, unit = self.keys[number]
+            own, source = self.places(at)
+            writes = tuple(writer.write(layer, own, source, unit) for layer in self.window(first))
+            cells[number] = Cell(writes, wanted[number].nonzero()[:, 0])
+        return cells
 
     def identity(self, base: Trace) -> Cell:
         """A cell in the middle, written with what it was."""
@@ -164,8 +184,8 @@ def read_partial(resume: str | Path | PatchMap | None, empty: PatchMap, board: B
     found = {**known.manifest.identity, **known.coords, "pairs": known.manifest.circumstance.get("pairs")}
     if other := sorted(key for key in expected if found.get(key) != expected[key]):
         raise InputError(
-            f"resume={str(path or known)!r} is of another sweep ({', '.join(other)} differ): give the arguments that it "
-            "was made with, or another file"
+            f"resume={str(path or known)!r} is of another sweep ({', '.join(other)} differ): give the arguments that "
+            "it was made with, or another file"
         )
     values = known.values.reshape(-1, known.values.shape[-1])
     board.values, board.outcome = values.copy(), known.outcome.reshape(values.shape).copy()

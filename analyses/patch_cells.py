@@ -21,13 +21,13 @@ UNIT_SITES = (*HEAD_SITES, "neurons")
 IN_PLACE = ("q", "k", "pattern")
 
 
-def check_site(model: Model, interior: Interior, site: str, layers: Sequence[int]) -> None:
-    """Raise InputError for a site that this model does not have."""
+def check_site(model: Model, interior: Interior | None, site: str, layers: Sequence[int]) -> None:
+    """Raise InputError for a site that this model does not have; without an interior it has no neurons."""
     check_name("site", site, SITES)
     for layer in layers:
         if site in RESIDUAL_SITES:
             model.sites.check(Site(site, layer))
-        elif site == "neurons" and interior.down[layer] is None:
+        elif site == "neurons" and (interior is None or interior.down[layer] is None):
             name = type(model.sites.blocks[layer].block).__name__
             raise InputError(f"{name} (layer {layer}) has no neurons that are known here: patch mlp_out instead")
 
@@ -37,12 +37,12 @@ def kept_sites(site: str, layers: Sequence[int]) -> list[Site]:
     return [Site(site, layer) for layer in layers] if site in SITES else []
 
 
-def unit_count(site: str, interior: Interior) -> int:
+def unit_count(site: str, model: Model, interior: Interior | None) -> int:
     """How many heads (of keys and values: their own number) or neurons every layer has."""
-    if site == "neurons":
+    if site == "neurons" and interior is not None:
         down: Any = interior.down[0]
         return int(getattr(down, "in_features", None) or down.weight.shape[0])
-    config: Any = interior.module.config
+    config: Any = model.module.config
     heads = config.num_attention_heads
     return int((getattr(config, "num_key_value_heads", None) or heads) if site in ("k", "v") else heads)
 

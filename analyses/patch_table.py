@@ -91,13 +91,15 @@ class PatchMap(Result):
         return pd.DataFrame(places).assign(**figures, exact=self.exact.ravel(), n=self.values.shape[-1])
 
     def table(self) -> str:
-        """The cells that move the answer most, with what was measured and how."""
+        """The cells that move the answer most, with what was measured and how; approximations have a "~"."""
         frame = self.frame()
         order = frame["effect"].abs().sort_values(ascending=False).index[:SHOWN]
         rows = frame.loc[order]
         places = list(self.axes["values"][:-1])
+        marks = ["" if exact else "~" for exact in rows["exact"]]
+        texts = [interval_text(*row) for row in rows[["effect", "low", "high"]].itertuples(index=False)]
         shown = rows[places].assign(
-            effect=[interval_text(*row) for row in rows[["effect", "low", "high"]].itertuples(index=False)],
+            effect=[mark + text for mark, text in zip(marks, texts, strict=True)],
             moved=[f"{share:.2f}" if share == share else "-" for share in np.asarray(self.moved()).ravel()[order]],
         )
         return f"{self.summary()}\n{shown.to_string(index=False)}"
@@ -109,7 +111,7 @@ class PatchMap(Result):
         return (
             f"{how['site']} into the {'donor' if how['direction'] == 'noising' else 'recipient'}'s {how['mode']} run, "
             f"{how['metric']}: {cells} cells, {self.values.shape[-1]} pairs, {int(self.exact.sum())} cells exact, "
-            f"{facts['forwards']:.0f} forward passes ({facts['way']})"
+            f"{facts['forwards']:.0f} forward passes ({facts['way']}){_approximation(facts.get('approximation'))}"
         )
 
 
@@ -130,3 +132,19 @@ class UnitPatchMap(PatchMap):
 
 def _ratio(means: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(means[..., :-1] / means[..., -1:])
+
+
+def _approximation(facts: Mapping[str, Any] | None) -> str:
+    """How far cells by gradients are off, in a sentence; nothing where there are none."""
+    if facts is None:
+        return ""
+    steps = facts["steps"]
+    start = f"; the others by gradients ({steps} step{'s' if steps > 1 else ''}), "
+    if "cell" not in facts:
+        return f"{start}not checked on any cell"
+    figures = [f"{facts[name]:.2f}" if facts[name] is not None else "-" for name in ("spearman", "slope", "miss")]
+    where = ", ".join(f"{name} {at}" for name, at in facts["cell"].items())
+    return (
+        f"{start}on {facts['sampled']} random cells run exactly: rank correlation {figures[0]}, slope {figures[1]}; "
+        f"largest miss seen {figures[2]} of the whole effect ({where})"
+    )

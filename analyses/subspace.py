@@ -12,10 +12,8 @@ from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs, generate, record
-from ..hooks.interior import Interior
 from ..hooks.packed import Write
-from ..hooks.support import check_spliceable
-from ..hooks.sweep import Cell, memory_of
+from ..hooks.sweep import Cell, memory_of, open_interior
 from ..hooks.trace import Trace
 from ..probes import random_subspace, remove, swap
 from ..tasks import Pairs, Problem
@@ -75,7 +73,6 @@ def subspace(
     """
     began = time.perf_counter()
     check_name("mode", mode, MODES)
-    check_spliceable(model)
     asked = _ask(model, pairs, variable, find, rank, site, layers, position, draws, steps, seed)
     aligned = align(model, pairs, mode=mode, target=target, cot=cot, positions=[position], progress=progress)
     if len(aligned.labels) != 1:
@@ -159,7 +156,7 @@ def _measure(
     model: Model, aligned: Aligned, runs: Runs | None, asked: Asked, memory: int, progress: bool
 ) -> dict[str, NDArray[Any]]:
     """Every array of one model, without its first axis."""
-    interior = Interior.of(model.module, model.sites)
+    interior = open_interior(model)
     n, fold = len(aligned.pairs), pair_folds(aligned, asked)
     acts = record(model, runs, [asked.site], [asked.position], layers=asked.layers) if runs is not None else None
     count = 2 + 2 * asked.draws + (1 + asked.draws if acts is not None else 0)

@@ -20,9 +20,11 @@ from .cut_view import view
 from .interior import Interior
 from .model import Model
 from .packed import Entry, Packed, Write
-from .trace import Trace
+from .support import FAILURES, check_spliceable
+from .trace import Trace, trace
 
 IN_CACHE = 64 << 20  # bytes: on a CPU larger chunks are up to a fifth slower, as are smaller ones (patch_sweep.py)
+TRIED = 1e-3  # of the spread of the logits: what is resumed wrongly is off by about the spread itself
 # What came out for some rows: cell of each row, run of each row, float32 logits `[row, keep, vocab]`.
 Read = Callable[[Int[Tensor, " row"], Int[Tensor, " row"], Float[Tensor, "row keep vocab"]], None]
 
@@ -137,6 +139,48 @@ class Sweep:
 
 def _with(entry: Entry, runs: Int[Tensor, " row"]) -> Entry:
     return Entry(entry.cell, entry.writes, runs, entry.layer, entry.start, entry.point)
+
+
+def open_interior(model: Model) -> Interior:
+    """A view of a model in which runs can be taken up in the middle, tried on five tokens before it is given.
+
+    Raises InputError, with the reason, for a model that is run elsewhere, whose layers keep more than keys and values,
+    whose attention cannot be called here, or of which a run that is taken up is not the plain one.
+
+    >>> from loadbearing.hooks import load
+    >>> len(open_interior(load("organism:sft")).blocks)
+    3
+    """
+    check_spliceable(model)
+    name = type(model.module).__name__
+    try:
+        interior = Interior.of(model.module, model.sites)
+        error, spread = _trial(model, interior)
+    except FAILURES as failure:
+        if isinstance(failure, InputError):
+            raise
+        told = str(failure).partition("\n")[0]
+        raise InputError(f"{name} cannot be resumed midway ({type(failure).__name__}: {told})") from failure
+    if not error <= max(TRIED, 8 * torch.finfo(next(model.module.parameters()).dtype).eps) * spread:
+        raise InputError(f"{name} cannot be resumed midway: its logits are off by {error:.2g} (spread {spread:.2g})")
+    return interior
+
+
+@torch.no_grad()
+def _trial(model: Model, interior: Interior) -> tuple[float, float]:
+    """How far the logits of a run that is taken up from its own states are off, and how far they lie apart."""
+    config: Any = model.module.config
+    ids = (torch.arange(5, device=model.device) * 7 + 3)[None] % min(100, config.vocab_size)
+    base = trace(model, interior, ids, keep=2)
+    layer, at = len(interior.blocks) // 2, 2
+    write = Write("resid_pre", layer, (at,), lambda runs: base.residual[layer][runs][:, [at]])
+    worst: list[Tensor] = []
+    cells = [Cell((write,), torch.arange(1, device=model.device))]
+    for _ in Sweep(model, interior, base, 2).run(
+        cells, lambda _c, _r, out: worst.append((out - base.logits).abs().max())
+    ):
+        pass
+    return float(worst[0]), float(base.logits.std())
 
 
 def memory_of(given: int | str) -> int:

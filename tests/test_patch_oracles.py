@@ -61,7 +61,7 @@ def our_map(model: Any, site: str, base_ids: Any, source_ids: Any, each: bool) -
     base = trace(model, interior, base_ids)
     source = trace(model, interior, source_ids, sites=kept_sites(site, layers))
     writer = Writer(site, base, source)
-    units: Any = range(unit_count(site, interior)) if each else [None]
+    units: Any = range(unit_count(site, model, interior)) if each else [None]
     runs = torch.arange(len(base_ids))
     cells = [Cell((writer.write(at, (p,), (p,), u),), runs) for at in layers for p in range(LENGTH) for u in units]
     values = np.full((len(cells), len(base_ids)), np.nan)
