@@ -5,6 +5,8 @@ from .ablation import ablation
 from .ablation_table import Ablation
 from .across import across
 from .across_table import Across
+from .attribution import attribution
+from .attribution_table import Attribution
 from .behaviour import behaviour
 from .behaviour_table import Behaviour
 from .beyond import beyond
@@ -20,10 +22,14 @@ from .decodability_table import Decodability
 from .detail import by_layer, relay_by_position
 from .detail_table import ByLayer, RelayByPosition
 from .doctor import Doctor, doctor
+from .knockout import knockout
+from .knockout_table import KnockOutEffect
 from .ledger import ledger
 from .ledger_table import Ledger
 from .patch import patch
 from .patch_table import PatchMap, UnitPatchMap
+from .paths import paths
+from .paths_table import Paths
 from .seeds import over_seeds
 from .subspace import subspace
 from .subspace_table import Subspace
@@ -32,6 +38,7 @@ __all__ = [
     "CONDITIONS",
     "Ablation",
     "Across",
+    "Attribution",
     "Behaviour",
     "Beyond",
     "ByLayer",
@@ -40,13 +47,16 @@ __all__ = [
     "Commitment",
     "Decodability",
     "Doctor",
+    "KnockOutEffect",
     "Ledger",
     "PatchMap",
+    "Paths",
     "RelayByPosition",
     "Subspace",
     "UnitPatchMap",
     "ablation",
     "across",
+    "attribution",
     "behaviour",
     "beyond",
     "by_layer",
@@ -55,10 +65,12 @@ __all__ = [
     "commitment",
     "decodability",
     "doctor",
+    "knockout",
     "ledger",
     "load",
     "over_seeds",
     "patch",
+    "paths",
     "relay_by_position",
     "subspace",
 ]

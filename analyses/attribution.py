@@ -17,9 +17,8 @@ from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.cut_view import shallow, view
 from ..hooks.gates import enforce, judge
 from ..hooks.interior import Attention, Done, Interior, Listener
-from ..hooks.packed import _at
 from ..hooks.sites import Site, attention_of
-from ..hooks.sweep import _Head
+from ..hooks.sweep import head_of, open_interior
 from ..hooks.trace import Trace, trace
 from ..tasks import Pairs
 from .aligned import Batch, align
@@ -67,7 +66,7 @@ def attribution(
     began = time.perf_counter()
     check_name("mode", mode, MODES)
     check_name("unit", unit, UNITS)
-    interior = Interior.of(model.module, model.sites)
+    interior = open_interior(model)
     _check_parts(model, interior, unit)
     aligned = align(model, pairs, mode=mode, target=target, cot=cot, progress=progress)
     labels = _labels(model, interior, unit)
@@ -167,7 +166,7 @@ class Readout:
     def __init__(self, model: Model) -> None:
         self.changed = False
         self._name = type(model.module).__name__
-        self._head = _Head(model)
+        self._head = head_of(model)
         top: Any = self._head.top
         unembedding = top.get_output_embeddings()
         weight = getattr(unembedding, "weight", None)
@@ -277,9 +276,5 @@ def call_block(
 ) -> None:
     """Run a block on states at positions of a trace's runs, until a handler raises `Done`."""
     at = torch.tensor(positions, device=hidden.device)
-    calls = {
-        name: None if name == "attention_mask" else _at(value, at, base.ids.shape)
-        for name, value in base.calls[layer].items()
-    }
     with suppress(Done), interior.using(attention=attention, listen=listen):
-        interior.blocks[layer](hidden, **calls)
+        interior.blocks[layer](hidden, **base.call_at(layer, at))

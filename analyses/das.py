@@ -40,13 +40,18 @@ def learn_subspace(
         torch.manual_seed(seed)
         rotation = nn.utils.parametrizations.orthogonal(nn.Linear(d_model, rank, bias=False), orthogonal_map="cayley")
     rotation = rotation.to(model.device)
+
+    def weight() -> Tensor:
+        found: Any = rotation.weight  # computed from its parameters at each look
+        return torch.as_tensor(found)
+
     adam = torch.optim.Adam(rotation.parameters(), lr=LEARNING_RATE)
     with torch.enable_grad():
         for _ in range(steps):
             loss = torch.zeros((), device=model.device)
             for base, source, batch, rows in prepared:
                 own, other = batch.places[place], batch.donor_places[place]
-                basis = rotation.weight.T
+                basis = weight().T
                 hidden = base.residual[boundary].clone()
                 at = list(own)
                 change = source.residual[boundary][:, list(other)] - hidden[:, at]
@@ -61,7 +66,7 @@ def learn_subspace(
             for parameter, gradient in zip(rotation.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             adam.step()
-    found: Tensor = torch.linalg.qr(rotation.weight.detach().T.double()).Q
+    found: Tensor = torch.linalg.qr(weight().detach().T.double()).Q
     return found
 
 

@@ -99,8 +99,8 @@ def patch(
     how |= {"metric": check_metric(metric), "cot": cot if isinstance(cot, str) else "given"} | wanted.identity()
     identity = {**model.identity(), "task": pairs.task.spec, **how}
     board = Board.of(plan, model, interior, aligned)
-    told = {"plan": plan, "aligned": aligned, "names": pairs.variables, "identity": identity, "began": began}
-    made = partial(_result, **told, way=f"in whole passes: {why}" if why else "resumed in the middle")
+    way = f"in whole passes: {why}" if why else "resumed in the middle"
+    made = partial(_result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began, way=way)
     kept = read_partial(resume, made(board, []), board)
     facts: dict[str, Any] = {}
     try:

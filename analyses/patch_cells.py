@@ -111,7 +111,8 @@ class Writer:
         if self.site == "pattern":
             pattern = self.source.get("pattern", layer)[runs][:, given]
             values = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-            return torch.einsum("rphk,rhkd->rphd", pattern.to(values.dtype), values)
+            size = min(values.shape[2], pattern.shape[-1])  # no position looks beyond itself, so lengths may differ
+            return torch.einsum("rphk,rhkd->rphd", pattern[..., :size].to(values.dtype), values[:, :, :size])
         rows: Any = places
         if self.site == "q":
             q = other["q"][runs][:, :, given]

@@ -139,12 +139,12 @@ def _approximation(facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return ""
     steps = facts["steps"]
-    start = f"; the others by gradients ({steps} step{'s' if steps > 1 else ''}), "
+    start = f"; gradients ({steps} step{'s' if steps > 1 else ''}) "
     if "cell" not in facts:
         return f"{start}not checked on any cell"
     figures = [f"{facts[name]:.2f}" if facts[name] is not None else "-" for name in ("spearman", "slope", "miss")]
     where = ", ".join(f"{name} {at}" for name, at in facts["cell"].items())
     return (
-        f"{start}on {facts['sampled']} random cells run exactly: rank correlation {figures[0]}, slope {figures[1]}; "
-        f"largest miss seen {figures[2]} of the whole effect ({where})"
+        f"{start}on {facts['sampled']} random cells that were run too: rank correlation {figures[0]}, "
+        f"slope {figures[1]}; largest miss seen {figures[2]} of the whole effect ({where})"
     )

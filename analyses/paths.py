@@ -18,8 +18,7 @@ from ..hooks.gates import enforce, judge
 from ..hooks.interior import Attend, Done, Interior
 from ..hooks.packed import Write
 from ..hooks.sites import Site
-from ..hooks.support import check_spliceable
-from ..hooks.sweep import Cell, Sweep, memory_of
+from ..hooks.sweep import Cell, Sweep, memory_of, open_interior
 from ..hooks.trace import Trace, trace
 from ..tasks import Pairs
 from .aligned import Batch, align
@@ -75,11 +74,10 @@ def paths(
     check_name("mode", mode, MODES)
     check_name("direction", direction, DIRECTIONS)
     named = check_metric(metric)
-    check_spliceable(model)
     for site in _parts(model):
         model.sites.check(site)
     ends = _named(model).joined(sender, receiver)
-    interior = Interior.of(model.module, model.sites)
+    interior = open_interior(model)
     aligned = align(model, pairs, mode=mode, target=target, cot=cot, positions=positions, progress=progress)
     board = _Board.of(ends, (direction, metric, positions is None), len(aligned.pairs))
     with tqdm(desc="paths", unit="run", disable=not progress, leave=False) as bar:

@@ -20,11 +20,22 @@ from ..tasks import Pairs, Problem
 from .aligned import Aligned, Batch, align
 from .controls import random_twin
 from .measured import measure
-from .subspace_find import Asked, Fitted, bases_of, is_named, labels_of, pair_folds
-from .subspace_table import ERASED, MATCHED, MODELS, RANDOM, RANDOM_ERASED, SWAPPED, WHOLE, Subspace
+from .subspace_find import Asked, Fitted, Swap, is_named, labels_of, pair_folds, swaps_of
+from .subspace_table import (
+    ERASED,
+    MATCHED,
+    MODELS,
+    RANDOM,
+    RANDOM_ERASED,
+    SHUFFLED,
+    SHUFFLED_ERASED,
+    SWAPPED,
+    WHOLE,
+    Subspace,
+)
 from .targets import cot_runs
 
-FINDS = ("means", "das")
+FINDS = ("leace", "means", "das")
 SITES = ("resid_pre", "resid_post")
 
 
@@ -33,7 +44,7 @@ def subspace(
     pairs: Pairs,
     variable: str | None = None,
     *,
-    find: Any = "means",
+    find: Any = "leace",
     rank: int | None = None,
     site: str = "resid_post",
     layers: Sequence[int] | None = None,
@@ -52,7 +63,8 @@ def subspace(
     """Swap the subspace of a variable between the runs of a pair, erase it, and see whether the answer moves.
 
     variable: a value of the problems (`v_2`, `operand.1`); by default the last intermediate, the answer
-    find: "means", the span of the differences between class means; a probe with `subspace_` (its reading directions);
+    find: "leace", the part of the state that LEACE would erase (what goes linearly with the variable, and no more);
+        "means", the span of the differences between class means; a probe with `subspace_` (its reading directions);
         "das", a rotation learnt so that the swap gives the donor's answer (`rank` directions, `steps` of Adam), on half
         of the pairs and measured on the other, both ways; or an orthonormal basis `[d_model, rank]`
     site: `resid_pre` or `resid_post`; position: one place that both runs have, each of its tokens swapped alike
@@ -60,10 +72,11 @@ def subspace(
     draws: of every random control; twin: whether the same is done on a copy of the model with random weights
 
     Beside the subspace stand the whole state (what any subspace can do), random subspaces of the same rank, the same
-    with the change as long as the subspace's own, and erasing the subspace of random rank-equal directions. Erasing is
-    LEACE: no linear probe reads the variable afterwards. Source: Geiger et al. 2021 (2106.02997), 2023 (2303.02536),
-    Belrose et al. 2023 (2306.03819); that a random model must stand beside a learnt rotation: Sutter et al. 2025
-    (2507.08802).
+    with the change as long as the subspace's own, and the subspace found with permuted labels: where few directions
+    hold most of the variance, noise finds those too, and swapping them moves the answer whatever they are named after.
+    Erasing is LEACE, after which no linear probe reads the variable, beside LEACE for permuted labels and the removal
+    of a random subspace. Sources: Geiger et al. 2021 (2106.02997), 2023 (2303.02536), Belrose et al. 2023 (2306.03819);
+    that a random model must stand beside a learnt rotation: Sutter et al. 2025 (2507.08802).
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:direct")
@@ -81,8 +94,6 @@ def subspace(
     models = [model, *([random_twin(model, seed)] if twin else [])]
     parts = [_measure(one, aligned, runs, asked, memory_of(memory), progress) for one in models]
     stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
-    names = [WHOLE, SWAPPED, *[RANDOM] * draws, *[MATCHED] * draws]
-    names += [ERASED, *[RANDOM_ERASED] * draws] if asked.variable else []
     how = {"variable": asked.variable, "find": _told(find), "site": site, "position": position, "mode": mode}
     how |= {"target": target, "cot": cot if isinstance(cot, str) else "given"}
     forwards = float(stacked.pop("forwards").sum())
@@ -90,7 +101,7 @@ def subspace(
     share = np.unique(labels, return_counts=True)[1] / len(labels)
     facts = {"dropped": aligned.dropped, "pairs": aligned.digest, "entropy": float(-(share * np.log2(share)).sum())}
     return Subspace(
-        coords={"model": MODELS[: len(models)], "layer": asked.layers, "intervention": tuple(names)},
+        coords={"model": MODELS[: len(models)], "layer": asked.layers, "intervention": _names(asked)},
         manifest=Manifest(
             {**model.identity(), "task": pairs.task.spec, **how},
             circumstance(began, seed=seed, forwards=forwards, **facts),
@@ -124,15 +135,20 @@ def _ask(
         given = np.shape(find)
         if len(given) != 2 or given[0] != config.hidden_size:
             raise InputError(
-                f"find: expected 'means', 'das', a probe, or a basis [{config.hidden_size}, rank], got shape {given}"
+                f"find: expected 'leace', 'means', 'das', a probe, or a basis [{config.hidden_size}, rank], got shape "
+                f"{given}"
             )
     if variable is None and pairs.task.intermediates:
         variable = pairs.task.intermediates[-1]
     problems = [p for pair in pairs for p in (pair.recipient, pair.donor)]
     if variable is not None and problems and variable not in problems[0].values:
         check_name("variable", variable, problems[0].values)
-    if variable is None and (hasattr(find, "fit") or is_named(find, "means")):
+    if variable is None and (hasattr(find, "fit") or is_named(find, "means") or is_named(find, "leace")):
         raise InputError("the problems have no variable to find a subspace of: use find='das', or give a basis")
+    if rank is not None and not (is_named(find, "means") or is_named(find, "das")):
+        raise InputError(
+            f"rank={rank}: find={_told(find)!r} has the rank of the variable; rank is for 'means' and 'das'"
+        )
     if draws < 1:
         raise InputError(f"draws={draws}: expected 1 or more random subspaces, without which a swap says nothing")
     return Asked(variable, find, rank, site, chosen, position, draws, steps, seed)
@@ -159,8 +175,7 @@ def _measure(
     interior = open_interior(model)
     n, fold = len(aligned.pairs), pair_folds(aligned, asked)
     acts = record(model, runs, [asked.site], [asked.position], layers=asked.layers) if runs is not None else None
-    count = 2 + 2 * asked.draws + (1 + asked.draws if acts is not None else 0)
-    shape = (len(asked.layers), count, n)
+    shape = (len(asked.layers), len(_names(asked)), n)
     arrays: dict[str, NDArray[Any]] = {
         "values": np.zeros(shape),
         "outcome": np.zeros(shape, dtype=np.int8),
@@ -173,11 +188,11 @@ def _measure(
     }
     for i, layer in enumerate(tqdm(asked.layers, desc="subspaces", disable=not progress, leave=False)):
         fitted = Fitted.of(acts, runs, layer, asked)
-        bases = bases_of(model, interior, aligned, fold, layer, fitted, asked)
-        arrays["rank"][i] = bases[0].shape[1]
+        swaps = swaps_of(model, interior, aligned, fold, layer, fitted, asked)
+        arrays["rank"][i] = swaps[0].rank
         for batch in aligned.batches:
             index = list(batch.index)
-            cells = _Cells(asked, layer, batch, bases, torch.from_numpy(fold[index]), fitted)
+            cells = _Cells(asked, layer, batch, swaps, torch.from_numpy(fold[index]), fitted)
             found = measure(model, interior, batch, cells.made, memory=memory)
             arrays["values"][i][:, index], arrays["outcome"][i][:, index] = found.values, found.outcomes
             arrays["recipient"][index], arrays["donor"][index] = found.recipient, found.donor
@@ -192,33 +207,43 @@ class _Cells:
     """The interventions at one layer of a batch; `states` are those of the recipients and donors, once made."""
 
     def __init__(
-        self, asked: Asked, layer: int, batch: Batch, bases: list[Tensor], fold: Tensor, fitted: Fitted | None
+        self, asked: Asked, layer: int, batch: Batch, swaps: list[Swap], fold: Tensor, fitted: Fitted | None
     ) -> None:
         self.asked, self.layer, self.batch = asked, layer, batch
-        self.bases, self.fold, self.fitted = bases, fold, fitted
+        self.swaps, self.fold, self.fitted = swaps, fold, fitted
         self.states: tuple[Tensor, Tensor]
 
     def made(self, base: Trace, source: Trace) -> list[Cell]:
-        """A cell an intervention, in the order of the result's."""
+        """A cell an intervention, in the order of `names_of`."""
         own, other = self.batch.places[0], self.batch.donor_places[0]
         x = base.get(self.asked.site, self.layer)[:, list(own)]
         y = source.get(self.asked.site, self.layer)[:, list(other)]
         self.states = (x, y)
         moved = torch.empty_like(x)
-        for f, basis in enumerate(self.bases):
+        for f, exchange in enumerate(self.swaps):
             rows = self.fold.to(x.device) == f
-            moved[rows] = swap(x[rows], y[rows], basis.to(x.device))
+            moved[rows] = exchange(x[rows], y[rows])
         generator = torch.Generator().manual_seed(self.asked.seed)
-        shape = (x.shape[-1], self.bases[0].shape[1], generator)
+        shape = (x.shape[-1], self.swaps[0].rank, generator)
         random = [random_subspace(*shape).to(x.device) for _ in range(self.asked.draws)]
         swapped = [swap(x, y, basis) for basis in random]
         values = [y, moved, *swapped, *(_as_long(x, each, moved) for each in swapped)]
         if self.fitted is not None:
-            mean = self.fitted.X.double().mean(0)
-            values += [self.fitted.eraser.transform(x.flatten(0, 1)).view_as(x)]
-            values += [remove(x, basis, mean.to(x.device)) for basis in random]
+            fitted = self.fitted
+            values += [exchange(x, y) for exchange in fitted.shuffled]
+            values += [eraser.transform(x.flatten(0, 1)).view_as(x) for eraser in (fitted.eraser, *fitted.erasers)]
+            values += [remove(x, basis, fitted.mean.to(x.device)) for basis in random]
         runs = torch.arange(len(x), device=x.device)
         return [Cell((Write(self.asked.site, self.layer, own, _taken(each)),), runs) for each in values]
+
+
+def _names(asked: Asked) -> tuple[str, ...]:
+    """The interventions in their order, a control as often as it is drawn."""
+    names = [WHOLE, SWAPPED, *[RANDOM] * asked.draws, *[MATCHED] * asked.draws]
+    if asked.variable is not None:
+        names += [] if is_named(asked.find, "das") else [SHUFFLED] * asked.draws
+        names += [ERASED, *[SHUFFLED_ERASED] * asked.draws, *[RANDOM_ERASED] * asked.draws]
+    return tuple(names)
 
 
 def _taken(values: Tensor) -> Any:

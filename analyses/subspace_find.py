@@ -46,13 +46,36 @@ def labels_of(runs: Runs, variable: str | None) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What was fitted to runs of other problems at one layer: their states and labels, an eraser, a reader."""
+class Swap:
+    """What is exchanged: x + (y - x) @ reads @ writes.T, both `[d_model, rank]`; an orthonormal basis is both."""
 
-    X: Tensor
-    y: NDArray[Any]
+    reads: Tensor
+    writes: Tensor
+
+    @property
+    def rank(self) -> int:
+        """The dimension of what is exchanged."""
+        return int(self.reads.shape[1])
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """States x with this part of y."""
+        reads, writes = self.reads.to(x.device, torch.float64), self.writes.to(x.device, torch.float64)
+        swapped: Tensor = x + ((y.double() - x.double()) @ reads @ writes.T).to(x.dtype)
+        return swapped
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What was fitted to runs of other problems at one layer: what is swapped and what is erased, each also with labels
+    permuted, and a reader. mean: of the states."""
+
+    found: Swap
+    shuffled: list[Swap]
     eraser: LeaceEraser
+    erasers: list[LeaceEraser]
     reader: RidgeProbe
+    labels: NDArray[Any]
+    mean: Tensor
     variable: str
 
     @classmethod
@@ -61,16 +84,28 @@ class Fitted:
         if acts is None or runs is None:
             return None
         X, rows = acts.select(asked.site, layer=layer)
-        y = labels_of(runs, asked.variable)[rows["run"].to_numpy()]
-        if len(np.unique(y)) < 2:
+        run = rows["run"].to_numpy()
+        labels = labels_of(runs, asked.variable)
+        if len(np.unique(labels)) < 2:
             raise InputError(f"{asked.variable} has one value in all {len(runs)} problems: fit to more of them")
-        groups = rows["run"].to_numpy() if rows["run"].duplicated().any() else None
-        reader = RidgeProbe().fit(X, y, **({} if groups is None else {"groups": groups}))
-        return cls(X, y, LeaceEraser().fit(X, y), reader, str(asked.variable))
+        groups = {"groups": run} if len(np.unique(run)) < len(run) else {}
+        rng = np.random.default_rng(asked.seed)
+        permuted = [rng.permutation(labels)[run] for _ in range(asked.draws)]  # a run keeps one label
+        y = labels[run]
+        return cls(
+            _find(X, y, asked),
+            [_find(X, other, asked) for other in permuted] if not is_named(asked.find, "das") else [],
+            LeaceEraser().fit(X, y),
+            [LeaceEraser().fit(X, other) for other in permuted],
+            RidgeProbe().fit(X, y, **groups),
+            y,
+            X.double().mean(0),
+            str(asked.variable),
+        )
 
     def bits(self, aligned: Aligned, batch: Batch, states: Sequence[Tensor]) -> NDArray[Any]:
         """Bits about the variable that the reader has of both runs of each pair, the mean of the two and of tokens."""
-        classes, counts = np.unique(self.y, return_counts=True)
+        classes, counts = np.unique(self.labels, return_counts=True)
         null = dict(zip(classes, np.log2(counts / counts.sum()), strict=True))
         total = np.zeros(len(batch.index))
         for side, of in enumerate(states):
@@ -83,7 +118,7 @@ class Fitted:
         return total / 2
 
 
-def bases_of(
+def swaps_of(
     model: Model,
     interior: Interior,
     aligned: Aligned,
@@ -91,40 +126,42 @@ def bases_of(
     layer: int,
     fitted: Fitted | None,
     asked: Asked,
-) -> list[Tensor]:
-    """The basis to swap in the pairs of each fold: the same for all, unless it is learnt from pairs."""
+) -> list[Swap]:
+    """What is swapped in the pairs of each fold: the same for all, unless it is learnt from pairs."""
     if is_named(asked.find, "das"):
         boundary = layer + (asked.site == "resid_post")
         folds = [torch.from_numpy(fold[list(batch.index)]) for batch in aligned.batches]
-        return [
-            learn_subspace(
-                model,
-                interior,
-                [
-                    (batch, (own != f).nonzero()[:, 0].to(model.device))
-                    for batch, own in zip(aligned.batches, folds, strict=True)
-                ],
-                boundary,
-                0,
-                asked.rank or 1,
-                steps=asked.steps,
-                seed=asked.seed,
-            )
-            for f in range(FOLDS)
-        ]
-    if not isinstance(asked.find, str) and not hasattr(asked.find, "fit"):
-        return [torch.as_tensor(asked.find, dtype=torch.float64)]
-    assert fitted is not None
+        learnt = []
+        for f in range(FOLDS):
+            rows = [(own != f).nonzero()[:, 0].to(model.device) for own in folds]
+            batches = list(zip(aligned.batches, rows, strict=True))
+            options = {"steps": asked.steps, "seed": asked.seed}
+            learnt.append(learn_subspace(model, interior, batches, boundary, 0, asked.rank or 1, **options))
+        return [Swap(basis, basis) for basis in learnt]
+    if fitted is None:
+        basis = torch.as_tensor(asked.find, dtype=torch.float64)
+        return [Swap(basis, basis)]
+    return [fitted.found]
+
+
+def _find(X: Tensor, y: NDArray[Any], asked: Asked) -> Swap:
+    """The part of states that goes with labels."""
     if hasattr(asked.find, "fit"):
-        found = clone(asked.find).fit(fitted.X, fitted.y)
-        if not hasattr(found, "subspace_"):
-            raise InputError(f"{type(found).__name__} has no subspace_: give a linear probe, or find='means'")
-        return [torch.as_tensor(found.subspace_, dtype=torch.float64)]
-    means = torch.stack(
-        [fitted.X[torch.from_numpy(fitted.y == value)].double().mean(0) for value in np.unique(fitted.y)]
-    )
-    left = torch.linalg.svd((means - means.mean(0)).T, full_matrices=False)[0]
-    return [left[:, : min(asked.rank or len(means) - 1, left.shape[1])]]
+        probe = clone(asked.find).fit(X, y)
+        if not hasattr(probe, "subspace_"):
+            raise InputError(f"{type(probe).__name__} has no subspace_: give a linear probe, or find='leace'")
+        basis = torch.as_tensor(probe.subspace_, dtype=torch.float64)
+        return Swap(basis, basis)
+    if is_named(asked.find, "means"):
+        means = torch.stack([X[torch.from_numpy(y == value)].double().mean(0) for value in np.unique(y)])
+        left = torch.linalg.svd((means - means.mean(0)).T, full_matrices=False)[0]
+        basis = left[:, : min(asked.rank or len(means) - 1, left.shape[1])]
+        return Swap(basis, basis)
+    if isinstance(asked.find, str):
+        eraser = LeaceEraser().fit(X, y)
+        return Swap(*(torch.as_tensor(part, dtype=torch.float64) for part in (eraser.reads_, eraser.writes_)))
+    basis = torch.as_tensor(asked.find, dtype=torch.float64)
+    return Swap(basis, basis)
 
 
 def pair_folds(aligned: Aligned, asked: Asked) -> NDArray[Any]:

@@ -13,8 +13,11 @@ from .interval import bootstrap_interval, interval_text
 
 MODELS = ("trained", "random-init")
 WHOLE, SWAPPED, RANDOM, MATCHED = "whole state", "subspace", "random subspace", "random, same length"
+SHUFFLED, SHUFFLED_ERASED = "shuffled labels", "erased, shuffled labels"
 ERASED, RANDOM_ERASED = "erased", "random erased"
-INTERVENTIONS = (WHOLE, SWAPPED, RANDOM, MATCHED, ERASED, RANDOM_ERASED)
+PLAIN = "no change"
+KEPT = (ERASED, SHUFFLED_ERASED, RANDOM_ERASED)
+INTERVENTIONS = (PLAIN, WHOLE, SWAPPED, SHUFFLED, RANDOM, MATCHED, *KEPT)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -53,7 +56,7 @@ class Subspace(Result):
 
         nats: mean change of the log-odds; effect: its share of the change from recipient to donor; moved: the share of
         pairs that answer as the donor does (interchange accuracy); kept: as the recipient does; bits: of the variable,
-        under the intervention "read"
+        under the intervention "read"; "no change" is the recipient's own run
         """
         names = np.array(self.coords["intervention"])
         rows = []
@@ -61,6 +64,9 @@ class Subspace(Result):
             whole = self.donor[m] - self.recipient[m]
             for i, layer in enumerate(self.coords["layer"]):
                 place = {"model": model, "layer": layer}
+                for quantity, code in (("moved", 1), ("kept", 0)):
+                    rate = (self.plain[m] == code).astype(float)[:, None]
+                    rows.append({**place, "intervention": PLAIN, **_figure(quantity, rate, _first)})
                 rows.append({**place, "intervention": "read", **_figure("bits", self.bits[m, i][:, None], _first)})
                 for name in dict.fromkeys(names):
                     here = names == name
@@ -89,11 +95,11 @@ class Subspace(Result):
         for model in self.coords["model"]:
             own = frame[frame["model"] == model]
             read = own[own["quantity"] == "bits"].set_index("layer")["shown"].rename("bits")
-            moved = own[(own["quantity"] == "moved") & ~own["intervention"].isin([ERASED, RANDOM_ERASED])]
-            kept = own[(own["quantity"] == "kept") & own["intervention"].isin([ERASED, RANDOM_ERASED])]
+            moved = own[(own["quantity"] == "moved") & ~own["intervention"].isin(list(KEPT))]
+            kept = own[(own["quantity"] == "kept") & own["intervention"].isin(list(KEPT))]
             wide = pd.concat([moved, kept]).pivot(index="layer", columns="intervention", values="shown")
             order = [name for name in INTERVENTIONS if name in wide]
-            labels = {name: f"{name}: {'kept' if name in (ERASED, RANDOM_ERASED) else 'moved'}" for name in order}
+            labels = {name: f"{name}: {'kept' if name in KEPT else 'moved'}" for name in order}
             ranks = pd.Series(self.rank[self.coords["model"].index(model)], index=self.coords["layer"], name="rank")
             columns = [ranks, read, wide[order].rename(columns=labels)]
             lines.append(f"{model}\n{pd.concat(columns, axis=1).to_string()}")

@@ -7,14 +7,17 @@ writes files; `style` is the style for further axes.
 """
 
 from .across import across
+from .attribution import attribution
 from .beyond import beyond
 from .cells import cells
 from .channels import channels
 from .circularity import circularity
 from .commitment import commitment
 from .decodability import decodability, decodability_map
+from .knockout import knockout
 from .ledger import ledger
 from .patch import patch, patch_depth, patch_heads
+from .paths import paths
 from .save import save
 from .style import COLUMN, DOUBLE_COLUMN, MODEL_COLOURS, WIRE_COLOURS, style
 from .subspace import subspace
@@ -25,6 +28,7 @@ __all__ = [
     "MODEL_COLOURS",
     "WIRE_COLOURS",
     "across",
+    "attribution",
     "beyond",
     "cells",
     "channels",
@@ -32,10 +36,12 @@ __all__ = [
     "commitment",
     "decodability",
     "decodability_map",
+    "knockout",
     "ledger",
     "patch",
     "patch_depth",
     "patch_heads",
+    "paths",
     "save",
     "style",
     "subspace",

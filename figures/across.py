@@ -70,7 +70,7 @@ def _panel(axes: Axes, result: Across, position: str | None, left: float, first:
     frame = frame[(frame["position"] == place) & (frame["quantity"] == "own answer")]
     x = left + np.arange(len(result.coords["layer"]))
     for rate, line in ((result.base_right.mean(), "--"), (result.source_right.mean(), "-")):
-        axes.hlines(rate, x[0] - 0.3, x[-1] + 0.3, colors=GREY, linewidths=0.6, linestyles=line)
+        axes.plot([x[0] - 0.3, x[-1] + 0.3], [rate, rate], color=GREY, linewidth=0.6, linestyle=line)
     for name in result.coords["condition"]:
         colour, marker = LOOKS[name]
         rows = frame[frame["condition"] == name]

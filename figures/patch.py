@@ -113,8 +113,9 @@ def patch_depth(
 
 
 def _without_units(result: PatchMap) -> None:
-    if isinstance(result, UnitPatchMap):
-        raise InputError("a map of single heads or neurons has one more axis: draw it with figures.patch_heads")
+    if result.axes["values"] != PatchMap.axes["values"]:
+        other = "patch_heads" if isinstance(result, UnitPatchMap) else result.kind
+        raise InputError(f"a {type(result).__name__} has other axes than layer and position: use figures.{other}")
 
 
 def _tile(result: PatchMap, effect: Float[np.ndarray, "layer column"], columns: Sequence[object]) -> Tile:

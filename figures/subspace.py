@@ -6,15 +6,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..analyses.subspace_table import MATCHED, RANDOM, SWAPPED, WHOLE, Subspace
+from ..analyses.subspace_table import MATCHED, RANDOM, SHUFFLED, SWAPPED, WHOLE, Subspace
 from .canvas import canvas, named
 from .style import COLUMN, DOUBLE_COLUMN, GREY
 
 LOOKS = {
     WHOLE: ("#000000", "s", "-"),
     SWAPPED: ("#D55E00", "o", "-"),
-    MATCHED: ("#56B4E9", "^", "-"),
-    RANDOM: ("#999999", "v", "-"),
+    SHUFFLED: ("#009E73", "D", "--"),
+    MATCHED: ("#56B4E9", "^", "--"),
+    RANDOM: ("#999999", "v", "--"),
 }
 GAP = 0.7  # layers between two panels
 
@@ -22,9 +23,9 @@ GAP = 0.7  # layers between two panels
 def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None) -> Axes:
     """Draw the share of pairs that answer as the donor does when a subspace is swapped, by layer, a panel a result.
 
-    Lines with 95 % intervals: the whole state, the subspace, random ones of its rank, the same with as long a change;
-    hollow and dotted: the subspace of a model with random weights. Grey bars: the bits that a probe reads of the
-    variable there, as a share of its entropy, which says what is decodable and not what is used.
+    Lines with 95 % intervals: the whole state, the subspace, and, dashed, its controls: found with permuted labels,
+    random ones of its rank, the same with as long a change; hollow and dotted: a model with random weights. Grey bars:
+    the bits that a probe reads of the variable, as a share of its entropy: what is decodable, not what is used.
 
     >>> from loadbearing.analyses import subspace as measure
     >>> from loadbearing.hooks import load
@@ -69,6 +70,8 @@ def _panel(axes: Axes, frame: pd.DataFrame, result: Subspace, left: float, first
     share = read / result.manifest.circumstance["entropy"] if result.manifest.circumstance["entropy"] else read
     axes.bar(x, np.clip(share, 0, None), width=0.6, color="#DDDDDD", zorder=0, label="bits / entropy" if first else "")
     for name, (colour, marker, line) in LOOKS.items():
+        if name not in result.coords["intervention"]:
+            continue
         estimate, low, high = _of(frame, "trained", name, "moved", layers)
         axes.vlines(x, low, high, colors=colour, linewidths=0.8)
         axes.plot(x, estimate, color=colour, marker=marker, linestyle=line, label=name if first else "")

@@ -1,6 +1,7 @@
 """The model's inside: load, run, name places, record. transformers is imported only when a model is loaded or run."""
 
 from .card import Card
+from .edits import KnockOut, Patch, edited
 from .format import MODES, Format, Mode
 from .load import load, organism_folder, organism_names
 from .model import Model
@@ -13,10 +14,13 @@ __all__ = [
     "Activations",
     "Card",
     "Format",
+    "KnockOut",
     "Mode",
     "Model",
+    "Patch",
     "Run",
     "Runs",
+    "edited",
     "generate",
     "load",
     "organism_folder",

@@ -59,19 +59,34 @@ def apply_cuts(model: "Model", cuts: Sequence[Cut]) -> "Model":
     if not cuts:
         return replace(model, backend=whole, card=card, cuts=())
     sites = site_map(whole.module())
-    places = _Places(model)
+    places = Places(model)
     rules = []
     for cut in cuts:
         queries, keys = places.find(cut.queries), places.find(cut.keys)
-        if max(place.region for place in queries) < min(place.region for place in keys):
-            raise InputError(f"nothing to cut: {cut.queries!r} comes before {cut.keys!r}, and no position reads ahead")
-        layers = range(len(sites.blocks)) if cut.layers is None else cut.layers
-        if not layers or not set(layers) <= set(range(len(sites.blocks))):
-            raise InputError(f"layers={list(layers)}: this model has layers 0 to {len(sites.blocks) - 1}")
-        rules.append(Rule(queries, keys, frozenset(layers)))
-    scanner = Scanner(*_markers(model.tokenizer, model.format, model.task))
+        check_order(cut.queries, queries, cut.keys, keys)
+        rules.append(Rule(queries, keys, frozenset(check_layers(cut.layers, len(sites.blocks)))))
+    scanner = scanner_of(model)
     module = cut_module(whole.module(), sites, scanner, rules)
     return replace(model, backend=CutBackend(module, whole, scanner), card=card, cuts=tuple(cuts))
+
+
+def check_order(query_names: str, queries: Sequence[Place], key_names: str, keys: Sequence[Place]) -> None:
+    """Raise InputError where every query stands before all keys."""
+    if max(place.region for place in queries) < min(place.region for place in keys):
+        raise InputError(f"nothing to cut: {query_names!r} comes before {key_names!r}, and no position reads ahead")
+
+
+def check_layers(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
+    """The layers that are meant, in order; None stands for all."""
+    chosen = tuple(range(n_layers)) if layers is None else tuple(layers)
+    if not chosen or not set(chosen) <= set(range(n_layers)):
+        raise InputError(f"layers={list(chosen)}: this model has layers 0 to {n_layers - 1}")
+    return tuple(sorted(set(chosen)))
+
+
+def scanner_of(model: "Model") -> Scanner:
+    """What finds the parts of a run in the tokens of this model."""
+    return Scanner(*_markers(model.tokenizer, model.format, model.task))
 
 
 class CutBackend(TorchBackend):
@@ -100,7 +115,7 @@ def check_regions(model: "Model", runs: Iterable[Any]) -> None:
                 )
 
 
-class _Places:
+class Places:
     """What names mean, found in problems of the model's task."""
 
     def __init__(self, model: "Model") -> None:

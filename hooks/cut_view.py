@@ -42,6 +42,14 @@ class Scanner:
         cue, answer = _first(packed, self.cues, torch.where(begun < NEVER, begun, 0))
         return torch.stack([nothing, opened.minimum(cue), begun.minimum(cue), cue, answer], dim=1)
 
+    def parts(self, ids: Int[Tensor, "batch pos"]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
+        """Which part each token is in (padding: -1), and how far from where that starts."""
+        position = (ids >= 0).long().cumsum(1) - 1
+        starts = self.starts(ids)
+        region = (position[:, :, None] >= starts[:, None, :]).sum(-1) - 1
+        offset = position - starts.gather(1, region.clamp(min=0))
+        return region.masked_fill(ids < 0, -1), offset
+
 
 def _first(ids: Tensor, patterns: Sequence[tuple[int, ...]], after: Tensor) -> tuple[Tensor, Tensor]:
     """Start and stop of the first occurrence of any pattern at or after a position, the longest if several start."""
@@ -60,50 +68,60 @@ def _first(ids: Tensor, patterns: Sequence[tuple[int, ...]], after: Tensor) -> t
 
 @dataclass(frozen=True)
 class Rule:
-    """A cut whose names are resolved."""
+    """A cut whose names are resolved. queries: None for all positions after the first key that are no keys."""
 
-    queries: tuple[Place, ...]
+    queries: tuple[Place, ...] | None
     keys: tuple[Place, ...]
     layers: frozenset[int]
 
 
-class _Pass:
-    """What one forward pass blocks: the decoder's hooks write it, those of its attention modules read it."""
+def of_texts(cache: Any, ids: Tensor, queries: int, find: Callable[[Tensor], Tensor]) -> Tensor:
+    """`find(ids)` `[batch, query, ...]` for the last `queries` of these tokens; several texts side by side (a cache
+    with `branch`) are looked at one by one, and each query is given what its own text says."""
+    branch = getattr(cache, "branch", None)
+    if branch is None:
+        return find(ids)
+    branch = torch.cat([branch.new_zeros(len(ids), ids.shape[1] - queries), branch], dim=1)
+    texts = [ids.masked_fill((branch != 0) & (branch != n), PADDING) for n in range(int(branch.max()) + 1)]
+    stacked = torch.stack([find(text) for text in texts])
+    return stacked[branch[:, -queries:], torch.arange(len(ids))[:, None], torch.arange(queries)]
 
-    def __init__(self, scanner: Scanner, rules: Sequence[Rule], n_layers: int) -> None:
+
+class Pass:
+    """What one forward pass blocks: the decoder's hooks write it, those of its attention modules read it.
+
+    itself: whether a position always sees itself: a softmax over nothing is no number
+    """
+
+    def __init__(self, scanner: Scanner, rules: Sequence[Rule], n_layers: int, *, itself: bool = True) -> None:
         self.scanner = scanner
         self.by_layer = {layer: tuple(rule for rule in rules if layer in rule.layers) for layer in range(n_layers)}
-        self.ids: Tensor | None = None
+        self.itself = itself
         self.cache: Any = None
         self.blocked: dict[tuple[Rule, ...], Tensor | None] = {}
 
     def begin(self, ids: Tensor, queries: int, cache: Any) -> None:
         """Work out what the last `queries` of these tokens may not read."""
-        self.ids, self.cache = ids, cache
-        self.blocked = {}
-        branch = getattr(cache, "branch", None)
-        if branch is not None:  # several texts side by side: each query is in its own
-            branch = torch.cat([branch.new_zeros(len(ids), ids.shape[1] - queries), branch], dim=1)
+        self.cache, self.blocked = cache, {}
         for rules in set(self.by_layer.values()):
-            if branch is None:
-                every = self._blocked(ids, queries, rules)
-            else:
-                texts = [ids.masked_fill((branch != 0) & (branch != n), PADDING) for n in range(int(branch.max()) + 1)]
-                stacked = torch.stack([self._blocked(text, queries, rules) for text in texts])
-                every = stacked[branch[:, -queries:], torch.arange(len(ids))[:, None], torch.arange(queries)]
-            # A position always sees itself: a softmax over nothing is no number.
-            itself = torch.arange(queries, device=ids.device)
-            every[:, itself, ids.shape[1] - queries + itself] = False
+
+            def blocked(text: Tensor, rules: tuple[Rule, ...] = rules) -> Tensor:
+                return self._blocked(text, queries, rules)
+
+            every = of_texts(cache, ids, queries, blocked)
+            if self.itself:
+                own = torch.arange(queries, device=ids.device)
+                every[:, own, ids.shape[1] - queries + own] = False
             # Where nothing is blocked the mask, and so the kernel, stays what it was.
             self.blocked[rules] = every[:, None] if every.any() else None
 
+    def at(self, layer: int) -> Bool[Tensor, "batch 1 query key"] | None:
+        """What is blocked in a layer; None for nothing."""
+        return self.blocked[self.by_layer[layer]]
+
     def _blocked(self, ids: Tensor, queries: int, rules: Sequence[Rule]) -> Bool[Tensor, "batch query key"]:
         """Which of these tokens the last `queries` of them may not read."""
-        position = (ids >= 0).long().cumsum(1) - 1
-        starts = self.scanner.starts(ids)
-        region = (position[:, :, None] >= starts[:, None, :]).sum(-1) - 1
-        offset = position - starts.gather(1, region.clamp(min=0))
-        region = region.masked_fill(ids < 0, -1)
+        region, offset = self.scanner.parts(ids)
 
         def member(places: tuple[Place, ...]) -> Tensor:
             found = torch.zeros_like(ids, dtype=torch.bool)
@@ -116,27 +134,48 @@ class _Pass:
 
         found = torch.zeros(len(ids), queries, ids.shape[1], dtype=torch.bool, device=ids.device)
         for rule in rules:
-            found |= member(rule.queries)[:, -queries:, None] & member(rule.keys)[:, None, :]
+            keys = member(rule.keys)
+            readers = later_than(keys) if rule.queries is None else member(rule.queries)
+            found |= readers[:, -queries:, None] & keys[:, None, :]
         return found
 
     def mask(self, layer: int, given: Tensor | None, hidden: Tensor, boolean: bool) -> Tensor | None:
         """The attention mask of a layer with what is cut taken out."""
-        blocked = self.blocked[self.by_layer[layer]]
+        blocked = self.at(layer)
         if blocked is None:
             return given
-        if given is None:  # the attention would be causal over all keys that it has
-            queries = blocked.shape[2]
-            length = self.cache.get_mask_sizes(queries, layer)[0] if self.cache is not None else queries
-            shape = torch.ones(queries, length, dtype=torch.bool, device=blocked.device)
-            given = shape.tril(length - queries)[None, None]
-            if not boolean:
-                given = torch.zeros_like(given, dtype=hidden.dtype).masked_fill(~given, torch.finfo(hidden.dtype).min)
-        if given.shape[-1] > blocked.shape[-1]:
-            raise InputError("a model with a cut wire takes a dynamic cache: a static one has places without a token")
-        blocked = blocked[..., blocked.shape[-1] - given.shape[-1] :]  # a sliding layer's cache drops its oldest keys
-        if given.dtype == torch.bool:
-            return given & ~blocked
-        return torch.where(blocked, torch.finfo(given.dtype).min, given)
+        queries = blocked.shape[2]
+        length = self.cache.get_mask_sizes(queries, layer)[0] if self.cache is not None else queries
+        return without(given, blocked, length, torch.bool if boolean else hidden.dtype)
+
+
+def later_than(keys: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """All positions after the first key that are no keys."""
+    return (keys.cumsum(1) > 0) & ~keys
+
+
+def without(given: Tensor | None, blocked: Tensor, length: int, dtype: torch.dtype) -> Tensor:
+    """An attention mask, boolean or added to the scores, with edges `[batch, head or 1, query, key]` taken out.
+
+    given: None stands for a causal one over `length` keys, which is made in `dtype`
+    """
+    if given is None:
+        queries = blocked.shape[2]
+        given = torch.ones(queries, length, dtype=torch.bool, device=blocked.device).tril(length - queries)[None, None]
+        given = given if dtype == torch.bool else added(given, dtype)
+    if given.shape[-1] > blocked.shape[-1]:
+        raise InputError("a model with a cut wire takes a dynamic cache: a static one has places without a token")
+    blocked = blocked[..., blocked.shape[-1] - given.shape[-1] :]  # a sliding layer's cache drops its oldest keys
+    if given.dtype == torch.bool:
+        return given & ~blocked
+    return torch.where(blocked, torch.finfo(given.dtype).min, given)
+
+
+def added(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask that is added to the scores, of one that is either."""
+    if mask.dtype != torch.bool:
+        return mask
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
 
 
 def cut_module(whole: nn.Module, sites: SiteMap, scanner: Scanner, rules: Sequence[Rule]) -> nn.Module:
@@ -147,7 +186,7 @@ def cut_module(whole: nn.Module, sites: SiteMap, scanner: Scanner, rules: Sequen
         raise InputError(
             f"a wire can be cut with attention='eager' or 'sdpa', whose masks can be edited; this one has {attention!r}"
         )
-    now = _Pass(scanner, rules, len(sites.blocks))
+    now = Pass(scanner, rules, len(sites.blocks))
     paths = {id(part): path for path, part in whole.named_modules()}
     module = whole
     for layer in sorted({layer for rule in rules for layer in rule.layers}):
@@ -155,18 +194,27 @@ def cut_module(whole: nn.Module, sites: SiteMap, scanner: Scanner, rules: Sequen
         hooked = shallow(part)
         hooked.register_forward_pre_hook(_edit_mask(now, layer, attention == "sdpa"), with_kwargs=True)
         module = view(module, paths[id(part)], hooked)
-    path = sites.layers_path.rpartition(".")[0]
+    return told(module, sites.layers_path, now.begin)
+
+
+def told(module: nn.Module, layers_path: str, begin: Callable[[Tensor, int, Any], None]) -> nn.Module:
+    """A view of a module whose decoder says, before each pass, its tokens (with those of its cache; padding -1), how
+    many of them it computes, and the cache; the cache it returns knows its tokens."""
+    path = layers_path.rpartition(".")[0]
     decoder = shallow(module.get_submodule(path))
     names = list(inspect.signature(type(decoder).forward).parameters)[1:]
+    seen: list[Tensor] = []
 
     def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         given = dict(zip(names, args, strict=False)) | kwargs
-        now.begin(*_all_ids(given), given.get("past_key_values"))
+        ids, queries = _all_ids(given)
+        seen[:] = [ids]
+        begin(ids, queries, given.get("past_key_values"))
 
     def after(_: nn.Module, __: Any, output: Any) -> None:
         cache = getattr(output, "past_key_values", None)
         if cache is not None:
-            cache.token_ids = now.ids
+            cache.token_ids = seen[0]
 
     decoder.register_forward_pre_hook(before, with_kwargs=True)
     decoder.register_forward_hook(after)
@@ -211,7 +259,7 @@ def _is_token(ids: Tensor, mask: Any) -> Bool[Tensor, "batch pos"]:
     return seen.expand_as(ids)
 
 
-def _edit_mask(now: _Pass, layer: int, boolean: bool) -> Callable[..., Any]:
+def _edit_mask(now: Pass, layer: int, boolean: bool) -> Callable[..., Any]:
     def edit(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if "attention_mask" not in kwargs:
             raise InputError("no wire can be cut here: the attention of this model is given no mask")

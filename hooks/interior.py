@@ -177,6 +177,8 @@ def _register(attention: nn.Module) -> str:
 
     config: Any = getattr(attention, "config", None)
     own = getattr(config, "_attn_implementation", None)
+    if own == NAME:
+        raise InputError("this model is edited (hooks.edited): give the model that it was made from")
     if own not in ("eager", "sdpa"):
         raise InputError(
             f"{type(attention).__name__} has attention {own!r}: expected 'eager' or 'sdpa', whose masks can be read; "

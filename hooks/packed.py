@@ -238,11 +238,7 @@ class Packed:
         """The block on the tokens of all parts in one row."""
         packed = torch.cat([part.hidden.flatten(0, 1) for part in parts])[None]
         positions = torch.cat([torch.tensor(part.positions).repeat(len(part.runs)) for part in parts])
-        calls = {
-            name: None if name == "attention_mask" else _at(value, positions.to(packed.device), self.base.ids.shape)
-            for name, value in self.base.calls[layer].items()
-        }
-        output = self.interior.blocks[layer](packed, **calls)
+        output = self.interior.blocks[layer](packed, **self.base.call_at(layer, positions.to(packed.device)))
         states: Tensor = output[0] if isinstance(output, tuple) else output
         return states
 
@@ -357,14 +353,3 @@ def _split(states: Float[Tensor, "1 head token d_head"], parts: Sequence[_Part])
         states[0, :, place].unflatten(1, (len(part.runs), -1)).transpose(0, 1)
         for part, place in zip(parts, _places(parts), strict=True)
     ]
-
-
-def _at(value: Any, positions: Int[Tensor, " token"], shape: Sequence[int]) -> Any:
-    """What a block is told of positions (`[batch, pos, ...]` or `[pos]`), for these."""
-    if isinstance(value, tuple | list):
-        return type(value)(_at(part, positions, shape) for part in value)
-    if not isinstance(value, Tensor) or not value.ndim:
-        return value
-    if value.ndim == 1:
-        return value[positions] if len(value) == shape[1] else value
-    return value[:1, positions] if value.shape[0] in (1, shape[0]) and value.shape[1] == shape[1] else value

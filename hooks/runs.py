@@ -8,7 +8,7 @@ import pandas as pd
 
 from ..core import InputError, check_name
 from ..tasks import Piece, Problem
-from .cut import check_regions
+from .cut import CutBackend, check_regions
 from .decoding import continue_each
 from .format import MODES, Mode, Segment, Spans, decode, render_prompt, token_ends, tokenize
 from .model import Model
@@ -197,7 +197,7 @@ def _answered(
         answer = problem.task.parse_answer(decode(model.tokenizer, ids)) if ids else None
         finished = cot is None or (cot[1] and bool(cot[0]))
         runs.append(Run(problem, mode, prefix + ids, spans, values, answer, end, finished, sample))
-    if model.cuts:
+    if isinstance(model.backend, CutBackend):
         check_regions(model, runs)
     return Runs(tuple(runs), mode, model)
 

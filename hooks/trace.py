@@ -1,6 +1,6 @@
 """One plain pass over runs of equal length, with everything inside kept that a sweep starts from."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,6 +51,11 @@ class Trace:
         if name == "resid_mid":
             return self.residual[layer] + self.kept[Site("attn_out", layer)]
         return self.kept[Site(name, layer)]
+
+    def call_at(self, layer: int, positions: Int[Tensor, " token"]) -> dict[str, Any]:
+        """What a block is called with besides the hidden state, for tokens at these positions in one row; no mask."""
+        calls = self.calls[layer]
+        return {k: None if k == "attention_mask" else _at(v, positions, self.ids.shape) for k, v in calls.items()}
 
 
 def trace(
@@ -110,3 +115,14 @@ def _own(mask: Tensor | None, length: int, like: Tensor) -> Tensor:
     if mask is None:
         return torch.ones(length, length, dtype=torch.bool, device=like.device).tril()[None, None]
     return mask[:1] if (mask == mask[:1]).all() else mask
+
+
+def _at(value: Any, positions: Int[Tensor, " token"], shape: Sequence[int]) -> Any:
+    """What a block is told of positions (`[batch, pos, ...]` or `[pos]`), for these."""
+    if isinstance(value, tuple | list):
+        return type(value)(_at(part, positions, shape) for part in value)
+    if not isinstance(value, Tensor) or not value.ndim:
+        return value
+    if value.ndim == 1:
+        return value[positions] if len(value) == shape[1] else value
+    return value[:1, positions] if value.shape[0] in (1, shape[0]) and value.shape[1] == shape[1] else value

@@ -12,8 +12,7 @@ from transformer_lens.patching import get_act_patch_direct_path
 from transformers import GraniteConfig, GraniteForCausalLM
 
 import loadbearing as lb
-from loadbearing.analyses import paths as module
-from loadbearing.analyses.paths import Edges, paths
+from loadbearing.analyses.paths import Edges, _parts, paths
 from loadbearing.analyses.paths_table import End, Paths
 from loadbearing.core import GateError, InputError
 from loadbearing.figures.paths import paths as draw
@@ -51,7 +50,7 @@ class Case:
         self.ids = torch.randint(5, 20, (2, RUNS, LENGTH), generator=torch.Generator().manual_seed(0))
         self.interior = Interior.of(model.module, model.sites)
         with torch.no_grad():
-            self.base, self.source = (trace(model, self.interior, i, sites=module_parts(model)) for i in self.ids)
+            self.base, self.source = (trace(model, self.interior, i, sites=_parts(model)) for i in self.ids)
         self.edges = Edges(self.interior, self.base, self.source, tuple((p, p) for p in range(LENGTH)), 1)
         self.runs = torch.arange(RUNS)
 
@@ -72,10 +71,6 @@ class Case:
         with self.interior.using(attention=attention, listen=listen):
             logits: torch.Tensor = self.interior.module(input_ids=self.ids[0], use_cache=False).logits[:, -1]
         return logits.float()
-
-
-def module_parts(model: Any) -> list[Any]:
-    return module._parts(model)
 
 
 def small(random_module: Callable[..., Any], tokenizer: Any, kind: str, **changes: Any) -> Any:
