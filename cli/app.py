@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import pandas as pd
 import typer
 
+from . import reading, where
 from .options import (
     CotOption,
     KeepOption,
@@ -17,11 +18,11 @@ from .options import (
     TargetOption,
     TaskOption,
     TemperatureOption,
+    VaryOption,
     load_both,
     print_table,
     show,
 )
-from .reading import register
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 organisms = typer.Typer(no_args_is_help=True, help="The small models whose mechanism is known.")
@@ -55,7 +56,7 @@ def channels(
     model: ModelOption,
     task: TaskOption = None,
     pairs: Annotated[int, typer.Option("--pairs", min=2)] = 64,
-    vary: Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")] = None,
+    vary: VaryOption = None,
     target: TargetOption = "onset",
     cot: CotOption = "model",
     samples: SamplesOption = 1,
@@ -145,32 +146,6 @@ def behaviour(
 
 
 @app.command()
-def patch(
-    model: ModelOption,
-    task: TaskOption = None,
-    pairs: Annotated[int, typer.Option("--pairs", min=2)] = 64,
-    vary: Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")] = None,
-    mode: Annotated[str, typer.Option("--mode", help='"answer-only" or "cot"')] = "answer-only",
-    target: TargetOption = "onset",
-    cot: CotOption = "model",
-    seed: Annotated[int, typer.Option("--seed")] = 0,
-    save: SaveOption = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Where: the exact (layer x position) map of the residual stream."""
-    from .. import analyses, hooks
-    from ..core import check_name
-
-    check_name("mode", mode, hooks.MODES)
-    loaded, chosen = load_both(model, task)
-    given = chosen.pairs(pairs, seed=seed, vary=vary)
-    named: Any = mode
-    result = analyses.patch(loaded, given, mode=named, target=target, cot=cot, progress=not quiet)
-    table = result.frame().pivot_table(index="layer", columns="position", values="effect", sort=False)
-    show(result, table.reset_index(), save)
-
-
-@app.command()
 def doctor(
     model: ModelOption,
     task: TaskOption = None,
@@ -225,4 +200,5 @@ def train_organism(
     typer.echo(f"held-out accuracy: {accuracy}\n{folder}")
 
 
-register(app)
+reading.register(app)
+where.register(app)

@@ -14,6 +14,7 @@ TaskOption = Annotated[
 SaveOption = Annotated[Path | None, typer.Option("--save", help="write the result to this .safetensors file")]
 QuietOption = Annotated[bool, typer.Option("--quiet", help="no progress bars")]
 TargetOption = Annotated[str, typer.Option("--target", help='"onset", "answer" or "step.K"')]
+VaryOption = Annotated[str | None, typer.Option("--vary", help="one variable; default: each in turn")]
 SamplesOption = Annotated[int, typer.Option("--samples", min=1, help="CoTs a problem (with a temperature)")]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0: greedy")]
 KeepOption = Annotated[str, typer.Option("--keep", help='"all", or "correct": only right answers')]

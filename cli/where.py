@@ -1,0 +1,197 @@
+"""The commands that ask where: patching, knock-outs, subspaces, states put across runs, paths."""
+
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+
+from .options import (
+    CotOption,
+    ModelOption,
+    QuietOption,
+    SaveOption,
+    TargetOption,
+    TaskOption,
+    VaryOption,
+    load_both,
+    show,
+)
+
+PairsOption = Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")]
+ModeOption = Annotated[str, typer.Option("--mode", help='"answer-only" or "cot"')]
+SeedOption = Annotated[int, typer.Option("--seed")]
+DirectionOption = Annotated[
+    str, typer.Option("--direction", help='"denoising" (what suffices) or "noising" (what is necessary)')
+]
+PositionsOption = Annotated[
+    list[str] | None,
+    typer.Option("--position", help="a place by name (step.2[-1]); may be repeated"),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    for command in (patch, knockout, subspace, across, paths, attribution):
+        app.command()(command)
+
+
+def patch(
+    model: ModelOption,
+    task: TaskOption = None,
+    site: Annotated[str, typer.Option("--site", help="resid_pre, attn_out, mlp_out, z, q, k, v, ...")] = "resid_pre",
+    pairs: PairsOption = 64,
+    vary: VaryOption = None,
+    mode: ModeOption = "answer-only",
+    target: TargetOption = "onset",
+    cot: CotOption = "model",
+    position: PositionsOption = None,
+    direction: DirectionOption = "denoising",
+    metric: Annotated[str, typer.Option("--metric")] = "log-odds",
+    method: Annotated[str, typer.Option("--method", help='"exact", "gradient" or "auto"')] = "exact",
+    memory: Annotated[str, typer.Option("--memory", help="for states under way")] = "1GB",
+    resume: Annotated[str | None, typer.Option("--resume", help="keep an interrupted sweep in this file")] = None,
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Where: the (layer x position) map of a site, or of each head, exact."""
+    from .. import analyses
+
+    loaded, given, run = _pairs(model, task, pairs, seed, vary, mode, target, cot)
+    how: dict[str, Any] = {"direction": direction, "metric": metric, "method": method, "memory": memory}
+    result = analyses.patch(loaded, given, site, positions=position, resume=resume, progress=not quiet, **how, **run)
+    if "unit" in result.coords:
+        table = result.frame().drop(columns="exact")
+    else:
+        # Not a pivot: several tokens may have the same text.
+        table = pd.DataFrame(result.effect()[0], columns=list(result.coords["position"]))
+        table.insert(0, "layer", result.coords["layer"])
+    show(result, table, save, {"patched": result.summary()})
+
+
+def knockout(
+    model: ModelOption,
+    task: TaskOption = None,
+    queries: Annotated[str, typer.Option("--queries", help='positions that may not read, or "later"')] = "cue",
+    keys: Annotated[str, typer.Option("--keys", help="positions that they may not read")] = "cot",
+    how: Annotated[str, typer.Option("--how", help='"renormalise" or "zero"')] = "renormalise",
+    each: Annotated[str, typer.Option("--each", help='"all", "layer" or "head"')] = "all",
+    problems: Annotated[int, typer.Option("--problems", min=2)] = 64,
+    mode: ModeOption = "cot",
+    cot: CotOption = "model",
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """What the answer loses when some positions cannot read others, position and length kept."""
+    from .. import analyses, hooks
+    from ..analyses.targets import cot_runs
+    from ..core import check_name
+
+    check_name("mode", mode, hooks.MODES)
+    loaded, chosen = load_both(model, task)
+    given = chosen.problems(problems, seed=seed)
+    runs = cot_runs(loaded, given, cot) if mode == "cot" else hooks.generate(loaded, given, "answer-only")
+    result = analyses.knockout(loaded, runs, queries, keys, how=how, each=each, seed=seed, progress=not quiet)
+    show(result, result.frame(), save)
+
+
+def subspace(
+    model: ModelOption,
+    task: TaskOption = None,
+    variable: Annotated[str | None, typer.Option("--variable", help="such as v_2; default: the answer")] = None,
+    find: Annotated[str, typer.Option("--find", help='"leace", "means" or "das"')] = "leace",
+    rank: Annotated[int | None, typer.Option("--rank", min=1, help="of means and das")] = None,
+    position: Annotated[str, typer.Option("--position", help="one place")] = "cue[-1]",
+    pairs: PairsOption = 32,
+    vary: VaryOption = None,
+    mode: ModeOption = "answer-only",
+    target: TargetOption = "onset",
+    cot: CotOption = "model",
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Whether the answer moves when what a probe reads is swapped or erased, beside random subspaces and models."""
+    from .. import analyses
+
+    loaded, given, run = _pairs(model, task, pairs, seed, vary, mode, target, cot)
+    how: dict[str, Any] = {"find": find, "rank": rank, "position": position, "seed": seed}
+    result = analyses.subspace(loaded, given, variable, progress=not quiet, **how, **run)
+    show(result, result.frame(), save)
+
+
+def across(
+    model: ModelOption,
+    task: TaskOption = None,
+    direction: Annotated[str, typer.Option("--direction", help='or "into-cot"')] = "into-answer-only",
+    position: PositionsOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=2)] = 100,
+    cot: CotOption = "model",
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Whether the state of a run that reasoned gives the answer in one that did not, and back."""
+    from .. import analyses
+
+    loaded, chosen = load_both(model, task)
+    how: dict[str, Any] = {"direction": direction, "cot": cot, "seed": seed, "positions": position or ["cue[-1]"]}
+    result = analyses.across(loaded, chosen.problems(problems, seed=seed), progress=not quiet, **how)
+    show(result, result.frame(), save)
+
+
+def paths(
+    model: ModelOption,
+    task: TaskOption = None,
+    sender: Annotated[str, typer.Option("--from", help="head, mlp, attn, embed, or one: L0H3, mlp.1")] = "head",
+    receiver: Annotated[str, typer.Option("--to", help="logits, q, k, v, mlp, or one: L2H1.q, mlp.2")] = "logits",
+    pairs: PairsOption = 32,
+    vary: VaryOption = None,
+    mode: ModeOption = "answer-only",
+    target: TargetOption = "onset",
+    cot: CotOption = "model",
+    direction: DirectionOption = "denoising",
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Which part speaks to which directly: path patching, everything between frozen."""
+    from .. import analyses
+
+    loaded, given, run = _pairs(model, task, pairs, seed, vary, mode, target, cot)
+    result = analyses.paths(loaded, given, sender, receiver, direction=direction, progress=not quiet, **run)
+    show(result, result.frame(), save)
+
+
+def attribution(
+    model: ModelOption,
+    task: TaskOption = None,
+    unit: Annotated[str, typer.Option("--unit", help='"component", "head" or "neuron"')] = "component",
+    pairs: PairsOption = 32,
+    vary: VaryOption = None,
+    mode: ModeOption = "answer-only",
+    target: TargetOption = "onset",
+    cot: CotOption = "model",
+    seed: SeedOption = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """What each part adds to the logits directly (direct logit attribution)."""
+    from .. import analyses
+
+    loaded, given, run = _pairs(model, task, pairs, seed, vary, mode, target, cot)
+    result = analyses.attribution(loaded, given, unit=unit, progress=not quiet, **run)
+    show(result, result.frame(), save)
+
+
+def _pairs(
+    model: str, task: str | None, pairs: int, seed: int, vary: str | None, mode: str, target: str, cot: str
+) -> tuple[Any, Any, dict[str, Any]]:
+    """The model, its pairs, and which run of them is meant."""
+    from .. import hooks
+    from ..core import check_name
+
+    check_name("mode", mode, hooks.MODES)
+    loaded, chosen = load_both(model, task)
+    return loaded, chosen.pairs(pairs, seed=seed, vary=vary), {"mode": mode, "target": target, "cot": cot}
