@@ -189,3 +189,24 @@ def test_what_can_be_read_from_the_command_line(
     assert done.status == 0, done.err
     assert "found.safetensors" in done.out
     assert isinstance(lb.load(tmp_path / "found.safetensors"), kind)
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "told"),
+    [
+        (["patch", "--pairs", "2", "--mode", "cot"], lb.analyses.PatchMap, "step.2"),
+        (["patch", "--pairs", "2", "--site", "z", "--position", "open"], lb.analyses.UnitPatchMap, "unit"),
+        (["knockout", "--problems", "8", "--each", "layer"], lb.analyses.KnockOutEffect, "kept"),
+        (["subspace", "--pairs", "2", "--position", "open", "--mode", "cot"], lb.analyses.Subspace, "shuffled labels"),
+        (["across", "--problems", "4"], lb.analyses.Across, "same answer"),
+        (["paths", "--pairs", "2", "--mode", "cot", "--from", "mlp"], lb.analyses.Paths, "logits"),
+        (["attribution", "--pairs", "2", "--mode", "cot"], lb.analyses.Attribution, "mlp.2"),
+    ],
+)
+def test_where_from_the_command_line(
+    words: list[str], kind: type[Any], told: str, tmp_path: Path, command: Callable[..., Done]
+) -> None:
+    done = command(*words, "--model", "organism:sft", "--quiet", "--save", "found.safetensors")
+    assert done.status == 0, done.err
+    assert told in done.out
+    assert isinstance(lb.load(tmp_path / "found.safetensors"), kind)

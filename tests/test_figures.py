@@ -115,7 +115,8 @@ def make_patch(effect: tuple[tuple[float, ...], ...], positions: tuple[str, ...]
     values = np.array(effect)[..., None] * 4.0 - 2.0 + np.zeros(3)
     coords = {"layer": tuple(range(len(effect))), "position": positions, "names": ("operand.1",)}
     ends = {"recipient": np.full(3, -2.0), "donor": np.full(3, 2.0), "variable": np.zeros(3, int)}
-    return PatchMap(coords=coords, manifest=Manifest(), values=values, **ends)
+    said = {"outcome": np.zeros(values.shape, np.int8), "exact": np.ones(values.shape[:-1], bool)}
+    return PatchMap(coords=coords, manifest=Manifest({"direction": "denoising"}), values=values, **ends, **said)
 
 
 def make_all() -> dict[str, Result]:

@@ -1,5 +1,6 @@
 """The examples of the README and of the pages in docs run."""
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ PAGES = (
     "README.md",
     "docs/channels.md",
     "docs/direct.md",
+    "docs/patching.md",
     "docs/probes.md",
     "docs/reading.md",
 )
@@ -41,3 +43,13 @@ def test_commands_are_targets_of_the_makefile(root: Path) -> None:
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), flags=re.MULTILINE))
     commands = re.findall(r"^make ([a-z]+)", (root / "README.md").read_text(), flags=re.MULTILINE)
     assert {"study", "test"} <= set(commands) <= targets
+
+
+@pytest.mark.parametrize("name", ["where", "decodable_or_used"])
+def test_examples_run(name: str, root: Path, tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", root / "examples" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main(pairs=4, out=tmp_path / name)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png"}
