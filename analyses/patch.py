@@ -165,8 +165,9 @@ def _opened(model: Model, plan: Plan, method: str) -> tuple[Interior | None, str
     except InputError as error:
         if method != "exact":
             raise
-        check_plain(plan, str(error))
-        return None, str(error)
+        why = "its weights are not run here" if model.backend.remote else str(error)
+        check_plain(plan, why)
+        return None, why
 
 
 def _plan(model: Model, site: str, layers: Any, window: int, units: Any, direction: str, metric: Metric) -> Plan:

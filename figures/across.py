@@ -18,6 +18,7 @@ LOOKS = dict(
     )
 )
 GAP = 0.7  # layers between two panels
+LABELS = 24  # numbers of layers that fit
 
 
 def across(results: Across | Mapping[str, Across], ax: Axes | None = None, *, position: str | None = None) -> Axes:
@@ -41,7 +42,9 @@ def across(results: Across | Mapping[str, Across], ax: Axes | None = None, *, po
         for number, (name, result) in enumerate(shown.items()):
             layers = list(result.coords["layer"])
             _panel(axes, result, position, left, number == 0)
-            ticks |= {left + i: str(layer) for i, layer in enumerate(layers)}
+            ticks |= {
+                left + i: str(layer) for i, layer in list(enumerate(layers))[:: 1 + len(layers) * len(shown) // LABELS]
+            }
             if name:
                 place = axes.get_xaxis_transform()
                 middle = left + (len(layers) - 1) / 2

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.ticker import MaxNLocator
 
 from ..analyses.patch_table import PatchMap, UnitPatchMap
 from ..core import InputError, check_name
@@ -104,7 +105,7 @@ def patch_depth(
             layers = np.array(result.coords["layer"])
             axes.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(layers, estimate, color=colour, marker=marker, label=name)
-        axes.set_xticks(sorted({layer for result, _ in lines.values() for layer in result.coords["layer"]}))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer")
         axes.set_ylabel("effect")
         if len(lines) > 1:

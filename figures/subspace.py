@@ -18,6 +18,7 @@ LOOKS = {
     RANDOM: ("#999999", "v", "--"),
 }
 GAP = 0.7  # layers between two panels
+LABELS = 24  # numbers of layers that fit
 
 
 def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None) -> Axes:
@@ -41,7 +42,9 @@ def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None)
         for number, (name, result) in enumerate(shown.items()):
             layers = result.coords["layer"]
             _panel(axes, result.frame(), result, left, number == 0)
-            ticks |= {left + i: str(layer) for i, layer in enumerate(layers)}
+            ticks |= {
+                left + i: str(layer) for i, layer in list(enumerate(layers))[:: 1 + len(layers) * len(shown) // LABELS]
+            }
             if name:
                 place = axes.get_xaxis_transform()
                 middle = left + (len(layers) - 1) / 2

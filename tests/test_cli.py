@@ -195,7 +195,11 @@ def test_what_can_be_read_from_the_command_line(
     ("words", "kind", "told"),
     [
         (["patch", "--pairs", "2", "--mode", "cot"], lb.analyses.PatchMap, "step.2"),
-        (["patch", "--pairs", "2", "--site", "z", "--position", "open"], lb.analyses.UnitPatchMap, "unit"),
+        (
+            ["patch", "--pairs", "2", "--site", "z", "--position", "open", "--mode", "cot"],
+            lb.analyses.UnitPatchMap,
+            "unit",
+        ),
         (["knockout", "--problems", "8", "--each", "layer"], lb.analyses.KnockOutEffect, "kept"),
         (["subspace", "--pairs", "2", "--position", "open", "--mode", "cot"], lb.analyses.Subspace, "shuffled labels"),
         (["across", "--problems", "4"], lb.analyses.Across, "same answer"),

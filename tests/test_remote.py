@@ -215,3 +215,20 @@ def test_only_what_nnsight_can_serve_is_taken(organism: Callable[[str], Any]) ->
         lb.hooks.load(wrapped, remote=True, backend="torch")
     with pytest.raises(InputError, match=r"unknown remote 'lokal': expected one of local"):
         lb.hooks.load(wrapped, remote="lokal")
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "z"])
+def test_a_patching_map_of_a_model_elsewhere(site: str, elsewhere: Any, organism: Callable[[str], Any]) -> None:
+    """Runs are made by the same weights here; every cell is a whole pass there."""
+    here = organism("sft")
+    pairs = here.task.pairs(1, vary="operand.4")
+    runs = lb.hooks.generate(here, [p for pair in pairs for p in (pair.recipient, pair.donor)])
+    options: Any = {"mode": "cot", "cot": runs, "positions": ["operand.4", "step.2"]}
+    theirs, ours = (lb.analyses.patch(model, pairs, site, **options) for model in (elsewhere, here))
+    np.testing.assert_allclose(theirs.values, ours.values, atol=1e-5)
+    np.testing.assert_array_equal(theirs.outcome, ours.outcome)
+    assert "in whole passes: its weights are not run here" in theirs.summary()
+    with pytest.raises(InputError, match="site 'q' needs a model that can be resumed midway, and this one"):
+        lb.analyses.patch(elsewhere, pairs, "q", **options)
+    with pytest.raises(InputError, match="its weights are not run here"):
+        lb.analyses.patch(elsewhere, pairs, method="gradient", **options)
