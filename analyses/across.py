@@ -14,10 +14,10 @@ from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs, generate, resolve
-from ..hooks.packed import Write
 from ..hooks.sites import RESIDUAL_SITES, Site
 from ..hooks.sweep import Cell, memory_of, open_interior
 from ..hooks.trace import Trace
+from ..hooks.writes import Write
 from ..tasks import Problem
 from .across_table import CONTROLS, OWN, Across
 from .aligned import Batch

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..core import InputError, Interrupted, load_result
 from ..hooks import Model
 from ..hooks.interior import Interior
-from ..hooks.packed import Write
 from ..hooks.sweep import Cell, out_of_memory
 from ..hooks.trace import Trace
+from ..hooks.writes import Write
 from .aligned import Aligned, Batch
 from .metrics import Meter, Metric
 from .patch_cells import Writer, unit_count

@@ -11,9 +11,9 @@ from torch import Tensor
 from ..core import InputError, check_name
 from ..hooks import Model
 from ..hooks.interior import Interior
-from ..hooks.packed import Write
 from ..hooks.sites import RESIDUAL_SITES, Site
 from ..hooks.trace import HEAD_SITES, Trace
+from ..hooks.writes import Write
 
 SITES = (*RESIDUAL_SITES, *HEAD_SITES, "neurons")
 UNIT_SITES = (*HEAD_SITES, "neurons")

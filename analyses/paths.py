@@ -16,10 +16,10 @@ from ..core import Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.gates import enforce, judge
 from ..hooks.interior import Attend, Done, Interior
-from ..hooks.packed import Write
 from ..hooks.sites import Site
 from ..hooks.sweep import Cell, Sweep, memory_of, open_interior
 from ..hooks.trace import Trace, trace
+from ..hooks.writes import Write
 from ..tasks import Pairs
 from .aligned import Batch, align
 from .attribution import call_block

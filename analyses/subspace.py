@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs, generate, record
-from ..hooks.packed import Write
 from ..hooks.sweep import Cell, memory_of, open_interior
 from ..hooks.trace import Trace
+from ..hooks.writes import Write
 from ..probes import random_subspace, remove, swap
 from ..tasks import Pairs, Problem
 from .aligned import Aligned, Batch, align

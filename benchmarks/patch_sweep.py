@@ -20,9 +20,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import loadbearing as lb
 from loadbearing.hooks.interior import Interior
-from loadbearing.hooks.packed import Write
 from loadbearing.hooks.sweep import Cell, Sweep, kv_share
 from loadbearing.hooks.trace import trace
+from loadbearing.hooks.writes import Write
 from loadbearing.organisms.specs import FORMAT
 
 VOCABULARY = 1000

@@ -19,9 +19,10 @@ from ..core import InputError
 from .cut_view import view
 from .interior import Interior
 from .model import Model
-from .packed import Entry, Packed, Write
+from .packed import Packed
 from .support import FAILURES, check_spliceable
 from .trace import Trace, trace
+from .writes import Entry, Write
 
 IN_CACHE = 64 << 20  # bytes: on a CPU larger chunks are up to a fifth slower, as are smaller ones (patch_sweep.py)
 TRIED = 1e-3  # of the spread of the logits: what is resumed wrongly is off by about the spread itself

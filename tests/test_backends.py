@@ -13,10 +13,10 @@ import loadbearing as lb
 from loadbearing.core import InputError, UnknownNameError
 from loadbearing.hooks.backends.base import WRITABLE, Edit
 from loadbearing.hooks.interior import Interior
-from loadbearing.hooks.packed import Write
 from loadbearing.hooks.sites import RESIDUAL_SITES, Site
 from loadbearing.hooks.sweep import Cell, Sweep
 from loadbearing.hooks.trace import trace
+from loadbearing.hooks.writes import Write
 from loadbearing.organisms.specs import FORMAT
 
 BACKENDS = ("torch", "transformer_lens", "nnsight")

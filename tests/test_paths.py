@@ -17,9 +17,9 @@ from loadbearing.analyses.paths_table import End, Paths
 from loadbearing.core import GateError, InputError
 from loadbearing.figures.paths import paths as draw
 from loadbearing.hooks.interior import Interior
-from loadbearing.hooks.packed import Write
 from loadbearing.hooks.sweep import Cell, Sweep
 from loadbearing.hooks.trace import trace
+from loadbearing.hooks.writes import Write
 from loadbearing.organisms.specs import FORMAT
 
 KINDS = (
