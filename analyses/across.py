@@ -20,7 +20,7 @@ from ..hooks.trace import Trace
 from ..hooks.writes import Write
 from ..tasks import Problem
 from .across_table import CONTROLS, OWN, Across
-from .aligned import Batch
+from .aligned import Batch, begins
 from .measured import measure
 from .targets import cot_runs, count_reasons
 
@@ -31,15 +31,15 @@ DIRECTIONS = ("into-answer-only", "into-cot")
 class _Both:
     """Both runs of a problem up to the answer: the one that is written and the other, with the places of each.
 
-    answer: the tokens of the CoT run's own answer; value: what they state; spare: places of the other run's CoT (of its
-    prompt where it has none) that a shuffled state is taken from
+    answer: the tokens of the CoT run's own answer, said: those of the run that states are taken from; spare: places of
+    that run's CoT (of its prompt where it has none) that a shuffled state is taken from
     """
 
     key: str
     base: tuple[int, ...]
     source: tuple[int, ...]
     answer: tuple[int, ...]
-    value: str
+    said: tuple[int, ...]
     same: bool
     places: tuple[tuple[int, ...], ...]
     source_places: tuple[tuple[int, ...], ...]
@@ -51,7 +51,7 @@ def across(
     problems: Sequence[Problem],
     *,
     site: str = "resid_post",
-    positions: Mapping[str, str] | Sequence[str] = ("cue[-1]",),
+    positions: Mapping[str, str] | Sequence[str] | str = ("cue[-1]",),
     layers: Sequence[int] | None = None,
     direction: str = "into-answer-only",
     cot: str | Runs | Mapping[str, Any] = "model",
@@ -82,20 +82,27 @@ def across(
     began = time.perf_counter()
     check_name("site", site, RESIDUAL_SITES)
     check_name("direction", direction, DIRECTIONS)
+    if isinstance(controls, str):
+        raise InputError(f"controls={controls!r}: expected a list of names")
     conditions = (OWN, *(check_name("control", name, CONTROLS) for name in controls))
     interior = open_interior(model)
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     for layer in chosen:
         model.sites.check(Site(site, layer))
-    names = dict(positions) if isinstance(positions, Mapping) else {name: name for name in positions}
+    given = [positions] if isinstance(positions, str) else positions
+    names = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
+    if not names or not chosen:
+        raise InputError(f"positions={list(names)}, layers={list(chosen)}: name at least one place and one layer")
     both, dropped = _both(model, problems, names, direction, cot, progress)
     shape = (len(conditions), len(chosen), len(names), len(both))
     log_p, outcome = np.full(shape, np.nan), np.full(shape, 2, dtype=np.int8)
-    natural = np.zeros((2, len(both)))
+    natural, foreign = np.zeros((2, len(both))), np.zeros((len(conditions), len(both)), dtype=bool)
     rng = np.random.default_rng(seed)
     forwards = 0.0
     for number, name in enumerate(tqdm(conditions, desc="across", disable=not progress, leave=False)):
         sources = _sources(name, both, rng)
+        moved = name not in ("noise, same length", "shuffled position")
+        foreign[number] = [j is not None and moved and _foreign(both[i], both[j]) for i, j in enumerate(sources)]
         for batch, states in _batches(name, both, sources, model, site, chosen, rng):
             found = measure(
                 model,
@@ -128,6 +135,7 @@ def across(
         outcome=outcome,
         base=natural[0],
         source=natural[1],
+        foreign=foreign,
         base_right=every if direction == "into-cot" else same,
         source_right=same if direction == "into-cot" else every,
     )
@@ -150,6 +158,8 @@ def _both(
             continue
         base, source = (run, other) if direction == "into-cot" else (other, run)
         places, source_places = _places(base, list(names)), _places(source, list(names.values()))
+        if late := [name for name, at in zip(names, places, strict=True) if max(at) >= base.spans["cue"][1]]:
+            raise InputError(f"position {late[0]!r} is part of the answer: name places before it")
         for (name, its), own in zip(names.items(), range(len(names)), strict=True):
             if len(places[own]) != len(source_places[own]):
                 raise InputError(
@@ -164,7 +174,7 @@ def _both(
                 _before_answer(base),
                 _before_answer(source),
                 run.tokens("answer"),
-                run.answer,
+                source.tokens("answer") if "answer" in source.spans else (),
                 other.answer == run.answer,
                 places,
                 source_places,
@@ -191,17 +201,20 @@ def _sources(condition: str, both: Sequence[_Both], rng: np.random.Generator) ->
     """Whose state each problem gets: its own, another one's, or none where there is no such problem."""
     found: list[int | None] = []
     for i, each in enumerate(both):
-        if condition in ("other problem", "same answer"):
-            alike = condition == "same answer"
-            fit = [
-                j
-                for j, other in enumerate(both)
-                if j != i and (other.value == each.value) == alike and _sizes(other) == _sizes(each)
-            ]
-            found.append(int(rng.choice(fit)) if fit else None)
+        if condition == "other problem":
+            fit = [j for j, other in enumerate(both) if other.said and not begins(other.said, each.answer)]
+        elif condition == "same answer":
+            fit = [j for j, other in enumerate(both) if other.said == each.answer and other.key != each.key]
         else:
-            found.append(i if condition != "shuffled position" or each.spare else None)
+            fit = [i] if condition != "shuffled position" or each.spare else []
+        fit = [j for j in fit if _sizes(both[j]) == _sizes(each)]
+        found.append(None if not fit else int(rng.choice(fit)) if len(fit) > 1 else fit[0])
     return found
+
+
+def _foreign(one: _Both, other: _Both) -> bool:
+    """Whether the run that a state is taken from says another answer than the one that is scored."""
+    return bool(other.said) and not begins(other.said, one.answer)
 
 
 def _sizes(each: _Both) -> list[int]:
@@ -222,7 +235,8 @@ def _batches(
     for i, j in enumerate(sources):
         if j is not None:
             one, other = both[i], both[j]
-            sizes = (len(one.base), len(other.source), len(other.answer), len(one.answer))
+            foreign = other.said if _foreign(one, other) else one.answer
+            sizes = (len(one.base), len(other.source), len(foreign), len(one.answer))
             groups[(*sizes, one.places)].append((i, j))
     for (*_, places), pairs in groups.items():
         given = {
@@ -231,7 +245,9 @@ def _batches(
         }
         ids = {name: torch.tensor(rows, device=model.device) for name, rows in given.items()}
         answers = (
-            torch.tensor([both[j].answer for _, j in pairs], device=model.device),
+            torch.tensor(
+                [both[j].said if _foreign(both[i], both[j]) else both[i].answer for i, j in pairs], device=model.device
+            ),
             torch.tensor([both[i].answer for i, _ in pairs], device=model.device),
         )
         taken = [[both[j].source_places[p] for _, j in pairs] for p in range(len(places))]

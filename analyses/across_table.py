@@ -20,8 +20,9 @@ class Across(Result):
     """States of one run put into the other run of the same problem: what the patched run answers.
 
     log_p: natural-log probability of the problem's answer (the CoT run's own) `[condition, layer, position, problem]`
-    outcome: the greedy answer is 1 that one, 0 that of the run the state was taken from, 2 another; NaN in log_p and 2
-    where a problem has no state to take (no other problem with the same answer, no other token of the CoT)
+    outcome: the greedy answer is 1 that one, 0 that of the run the state was taken from (where foreign), 2 another;
+    NaN in log_p and 2 where a problem has no state to take (no other problem with the same answer, no other token)
+    foreign: whether the state is of a run that says another answer `[condition, problem]`
     base, source: log_p `[problem]` of the runs without a patch; base_right, source_right: whether they give that answer
     """
 
@@ -33,6 +34,7 @@ class Across(Result):
         "source": ("problem",),
         "base_right": ("problem",),
         "source_right": ("problem",),
+        "foreign": ("condition", "problem"),
     }
 
     log_p: NDArray[Any]
@@ -41,19 +43,21 @@ class Across(Result):
     source: NDArray[Any]
     base_right: NDArray[Any]
     source_right: NDArray[Any]
+    foreign: NDArray[Any]
 
     def frame(self) -> pd.DataFrame:
-        """A row a condition, layer and position: the rate of the problem's own answer and of the state's, with Wilson's
-        intervals, and the mean log probability of the problem's own."""
+        """A row a condition, layer and position: the rate of the problem's own answer, and of the state's where it is
+        of a run that says another one, with Wilson's intervals, and the mean log probability of the problem's own."""
         rows = []
         for at in np.ndindex(*self.log_p.shape[:-1]):
             known = np.isfinite(self.log_p[at])
             n = int(known.sum())
             place = {name: self.coords[name][i] for name, i in zip(("condition", "layer", "position"), at, strict=True)}
-            for quantity, code in (("own answer", 1), ("state's answer", 0)):
-                rate = float((self.outcome[at][known] == code).mean()) if n else float("nan")
-                low, high = rate_interval(rate, n) if n else (float("nan"), float("nan"))
-                rows.append({**place, "quantity": quantity, "estimate": rate, "low": low, "high": high, "n": n})
+            for quantity, code, of in (("own answer", 1, known), ("state's answer", 0, known & self.foreign[at[0]])):
+                m = int(of.sum())
+                rate = float((self.outcome[at][of] == code).mean()) if m else float("nan")
+                low, high = rate_interval(rate, m) if m else (float("nan"), float("nan"))
+                rows.append({**place, "quantity": quantity, "estimate": rate, "low": low, "high": high, "n": m})
             mean = float(self.log_p[at][known].mean()) if n else float("nan")
             rows.append({**place, "quantity": "log p", "estimate": mean, "low": np.nan, "high": np.nan, "n": n})
         return pd.DataFrame(rows)

@@ -70,7 +70,7 @@ def align(
     mode: Mode,
     target: str,
     cot: str | Runs | Mapping[str, Any],
-    positions: Sequence[str] | None = None,
+    positions: Sequence[str] | str | None = None,
     progress: bool = False,
 ) -> Aligned:
     """The runs of pairs, cut at the target, in batches of equal lengths.
@@ -78,6 +78,9 @@ def align(
     positions: places by name (see `resolve`), each patched as a whole; runs may then have unequal lengths, as long as
         each named span has as many tokens in both. None: every token before the target, of runs of the commonest length
     """
+    positions = [positions] if isinstance(positions, str) else positions
+    if positions is not None and not positions:
+        raise InputError("positions=[]: name at least one place, or leave it out for every token")
     sides, onset = _sides(model, pairs, mode, target, cot, progress)
     reasons: list[str] = []
     kept: list[tuple[Side, Side, str]] = []
@@ -87,6 +90,8 @@ def align(
             reasons.append(one if isinstance(one, str) else str(other))
         elif one.answer == other.answer:
             reasons.append("recipient and donor give the same answer")
+        elif begins(one.answer, other.answer):  # the shorter one would be said whenever the longer one is
+            reasons.append("one answer is the beginning of the other")
         elif positions is None and len(one.ids) != len(other.ids):
             reasons.append("the two runs have unequal length: name positions to compare them")
         else:
@@ -139,6 +144,12 @@ def _before_answer(run: Run) -> Side | str:
     return Side(run.ids[: run.spans["answer"][0]], run.tokens("answer"), run)
 
 
+def begins(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether one answer is the beginning of the other."""
+    size = min(len(one), len(other))
+    return tuple(one[:size]) == tuple(other[:size])
+
+
 def _commonest(kept: list[tuple[Side, Side, str]], reasons: list[str]) -> list[tuple[Side, Side, str]]:
     lengths = Counter(len(one.ids) for one, _, _ in kept)
     if not lengths:
@@ -183,7 +194,7 @@ def _resolved(side: Side, positions: Sequence[str]) -> dict[str, tuple[int, ...]
             )
     if not found:
         raise InputError(f"positions {list(positions)} name no token of problem {side.run.problem.key!r}")
-    return {label: tuple(tokens) for label, tokens in found.items()}
+    return {label: tuple(sorted(set(tokens))) for label, tokens in found.items()}
 
 
 def _batches(

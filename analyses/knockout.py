@@ -80,7 +80,8 @@ def knockout(
         stay, but a head puts out less than it ever did in training, and the keys still draw weight
         (attention knockout of Geva et al. 2023, 2304.14767, is the first; ablating a pattern, the second)
     controls: how many times as many other keys are drawn at random among the positions that the queries see (all of
-        them where there are fewer): a knock-out is judged against cutting as much elsewhere. The first token counts
+        them where there are fewer): a knock-out is judged against cutting as many keys elsewhere (for "later", later
+        keys have fewer readers, so the controls cut fewer edges). The first token counts
         as any other, though some models need to see it whatever it says.
 
     Only positions from the first query on, in layers from the first knocked-out one on, are computed again. Runs
@@ -96,8 +97,10 @@ def knockout(
     began = time.perf_counter()
     check_name("how", how, HOW)
     where = _where(model, layers, heads, check_name("each", each, EACH), window)
-    if controls < 0:
+    if not isinstance(controls, int) or controls < 0:
         raise InputError(f"controls={controls}: expected a number of draws, 0 for none")
+    if batch_size < 1:
+        raise InputError(f"batch_size={batch_size}: expected 1 or more runs")
     wires, dropped = _usable(runs, queries, keys, how)
     rng = np.random.default_rng(seed)
     for wire in wires:
@@ -171,6 +174,8 @@ def _where(
         return [(("all", "all"), chosen, some)]
     if each == "layer":
         spans = [chosen[i : i + window] for i in range(len(chosen) - window + 1)]
+        if any(span[-1] - span[0] != window - 1 for span in spans):
+            raise InputError(f"layers={list(chosen)} in windows of {window}: give layers that follow one another")
         return [((span[0], "all"), span, some) for span in spans]
     config: Any = model.module.config
     own = range(config.num_attention_heads) if some is None else some

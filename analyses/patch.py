@@ -14,6 +14,7 @@ from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.gates import enforce, judge
 from ..hooks.interior import Interior
+from ..hooks.model import fingerprint_of
 from ..hooks.sweep import Cell, Sweep, memory_of, open_interior
 from ..hooks.trace import trace
 from ..tasks import Pairs
@@ -100,7 +101,11 @@ def patch(
     identity = {**model.identity(), "task": pairs.task.spec, **how}
     board = Board.of(plan, model, interior, aligned)
     way = f"in whole passes: {why}" if why else "resumed in the middle"
-    made = partial(_result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began, way=way)
+    made = partial(
+        _result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began, way=way, model=model
+    )
+    if isinstance(resume, str | Path) and callable(metric):
+        raise InputError("resume: what a function measures cannot be told from another's: use a named metric")
     kept = read_partial(resume, made(board, []), board)
     facts: dict[str, Any] = {}
     try:
@@ -133,11 +138,13 @@ def _result(
     identity: Mapping[str, Any],
     began: float,
     way: str,
+    model: Model,
 ) -> PatchMap:
     facts = {
         "dropped": aligned.dropped,
         "gates": gates,
         "pairs": aligned.digest,
+        "weights": "" if model.backend.remote else fingerprint_of(model.module),  # they may have changed since loading
         "onset": aligned.onset.slot if aligned.onset else None,
         "forwards": board.forwards,
         "way": way,
@@ -174,15 +181,17 @@ def _plan(model: Model, site: str, layers: Any, window: int, units: Any, directi
     check_name("site", site, SITES)
     check_metric(metric)
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
-    if not chosen or not set(chosen) <= set(range(model.n_layers)):
+    if not chosen or not set(chosen) <= set(range(model.n_layers)) or not all(isinstance(at, int) for at in chosen):
         raise InputError(f"layers={list(chosen)}: this model has layers 0 to {model.n_layers - 1}")
-    if window < 1 or (window > 1 and site in ("q", "k", "v", "pattern")):
+    if not isinstance(window, int) or window < 1 or (window > 1 and site in ("q", "k", "v", "pattern")):
         raise InputError(
             f"window={window} for site {site!r}: expected 1 or more layers, and 1 for q, k, v and pattern; patch z or "
             "attn_out in windows"
         )
     if isinstance(units, str):
         check_name("units", units, ("each", "all"))
+    elif not len(units):
+        raise InputError("units=[]: give the numbers of heads or neurons, 'each' or 'all'")
     each = site in UNIT_SITES and units != "all"
     return Plan(site, chosen, window, each, None if isinstance(units, str) else tuple(units), direction, metric)
 

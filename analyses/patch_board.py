@@ -178,10 +178,13 @@ def read_partial(resume: str | Path | PatchMap | None, empty: PatchMap, board: B
     )
     if known is None:
         return path
-    if not isinstance(known, PatchMap) or not np.isnan(known.values).any():
+    if not isinstance(known, PatchMap) or (path is None and not np.isnan(known.values).any()):
         raise InputError(f"resume={path or known!r}: expected an interrupted sweep, which has cells that are not done")
-    expected = {**empty.manifest.identity, **empty.coords, "pairs": empty.manifest.circumstance["pairs"]}
-    found = {**known.manifest.identity, **known.coords, "pairs": known.manifest.circumstance.get("pairs")}
+    checked = ("pairs", "weights")
+    expected, found = (
+        {**of.manifest.identity, **of.coords, **{key: of.manifest.circumstance.get(key) for key in checked}}
+        for of in (empty, known)
+    )
     if other := sorted(key for key in expected if found.get(key) != expected[key]):
         raise InputError(
             f"resume={str(path or known)!r} is of another sweep ({', '.join(other)} differ): give the arguments that "

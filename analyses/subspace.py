@@ -20,7 +20,7 @@ from ..tasks import Pairs, Problem
 from .aligned import Aligned, Batch, align
 from .controls import random_twin
 from .measured import measure
-from .subspace_find import Asked, Fitted, Swap, is_named, labels_of, pair_folds, swaps_of
+from .subspace_find import Asked, Fitted, Swap, is_named, labels_of, own_answers, pair_folds, swaps_of
 from .subspace_table import (
     ERASED,
     MATCHED,
@@ -69,7 +69,8 @@ def subspace(
         of the pairs and measured on the other, both ways; or an orthonormal basis `[d_model, rank]`
     site: `resid_pre` or `resid_post`; position: one place that both runs have, each of its tokens swapped alike
     fit: how many problems probes are fitted to, none of them in a pair, or the problems
-    draws: of every random control; twin: whether the same is done on a copy of the model with random weights
+    draws: of every random control; twin: whether the same is done on a copy of the model with random weights, where
+        what counts is its own most likely token (pairs in which that does not differ are left out there)
 
     Beside the subspace stand the whole state (what any subspace can do), random subspaces of the same rank, the same
     with the change as long as the subspace's own, and the subspace found with permuted labels: where few directions
@@ -93,7 +94,8 @@ def subspace(
         raise InputError(f"position {position!r} names {len(aligned.labels)} places: name one, such as 'cue[-1]'")
     runs = _fit_runs(model, pairs, fit, mode, seed, progress) if asked.variable else None
     models = [model, *([random_twin(model, seed)] if twin else [])]
-    parts = [_measure(one, aligned, runs, asked, memory_of(memory), progress) for one in models]
+    own = [aligned, *(own_answers(one, aligned) for one in models[1:])]
+    parts = [_measure(m, of, runs, asked, memory_of(memory), progress) for m, of in zip(models, own, strict=True)]
     stacked = {name: np.stack([part[name] for part in parts]) for name in parts[0]}
     how = {"variable": asked.variable, "find": _told(find), "site": site, "position": position, "mode": mode}
     how |= {"target": target, "cot": cot if isinstance(cot, str) else "given"}
@@ -126,20 +128,31 @@ def _ask(
 ) -> Asked:
     """The question, checked."""
     check_name("site", site, SITES)
+    config: Any = model.module.config
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     if not chosen or not set(chosen) <= set(range(model.n_layers)):
         raise InputError(f"layers={list(chosen)}: this model has layers 0 to {model.n_layers - 1}")
     if isinstance(find, str):
         check_name("find", find, FINDS)
     elif not hasattr(find, "fit"):
-        config: Any = model.module.config
         given = np.shape(find)
         if len(given) != 2 or given[0] != config.hidden_size:
             raise InputError(
                 f"find: expected 'leace', 'means', 'das', a probe, or a basis [{config.hidden_size}, rank], got shape "
                 f"{given}"
             )
-    if variable is None and pairs.task.intermediates:
+        try:
+            swap(np.zeros(len(find)), np.zeros(len(find)), find)
+        except ValueError as error:
+            raise InputError(f"find: {error}") from error
+    if is_named(find, "das") and variable is not None:
+        raise InputError(
+            f"variable={variable!r}: find='das' finds what moves the answer, whatever it is called; leave it out"
+        )
+    for name, number in (("rank", rank), ("draws", draws), ("steps", steps)):
+        if number is not None and not 1 <= number <= (config.hidden_size if name == "rank" else number):
+            raise InputError(f"{name}={number}: expected 1 or more, and a rank of at most {config.hidden_size}")
+    if variable is None and pairs.task.intermediates and not is_named(find, "das"):
         variable = pairs.task.intermediates[-1]
     problems = [p for pair in pairs for p in (pair.recipient, pair.donor)]
     if variable is not None and problems and variable not in problems[0].values:
@@ -150,8 +163,6 @@ def _ask(
         raise InputError(
             f"rank={rank}: find={_told(find)!r} has the rank of the variable; rank is for 'means' and 'das'"
         )
-    if draws < 1:
-        raise InputError(f"draws={draws}: expected 1 or more random subspaces, without which a swap says nothing")
     return Asked(variable, find, rank, site, chosen, position, draws, steps, seed)
 
 
@@ -178,11 +189,11 @@ def _measure(
     acts = record(model, runs, [asked.site], [asked.position], layers=asked.layers) if runs is not None else None
     shape = (len(asked.layers), len(_names(asked)), n)
     arrays: dict[str, NDArray[Any]] = {
-        "values": np.zeros(shape),
-        "outcome": np.zeros(shape, dtype=np.int8),
-        "recipient": np.zeros(n),
-        "donor": np.zeros(n),
-        "plain": np.zeros(n, dtype=np.int8),
+        "values": np.full(shape, np.nan),
+        "outcome": np.full(shape, 2, dtype=np.int8),
+        "recipient": np.full(n, np.nan),
+        "donor": np.full(n, np.nan),
+        "plain": np.full(n, 2, dtype=np.int8),
         "bits": np.full((len(asked.layers), n), np.nan),
         "rank": np.zeros(len(asked.layers), dtype=np.int64),
         "forwards": np.zeros(()),

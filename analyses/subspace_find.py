@@ -1,7 +1,7 @@
 """What is swapped: the subspace of a variable, found in other problems or learnt from other pairs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -142,6 +142,24 @@ def swaps_of(
         basis = torch.as_tensor(asked.find, dtype=torch.float64)
         return [Swap(basis, basis)]
     return [fitted.found]
+
+
+@torch.no_grad()
+def own_answers(model: Model, aligned: Aligned) -> Aligned:
+    """The same pairs with what this model says first in each run as the answers; those that it does not tell apart are
+    in no batch. Of a model that knows nothing of the task only this can move."""
+    module: Any = model.module
+    batches = []
+    for batch in aligned.batches:
+        said = [
+            module(input_ids=ids, use_cache=False).logits[:, -1].argmax(-1) for ids in (batch.recipient, batch.donor)
+        ]
+        rows = (said[0] != said[1]).nonzero()[:, 0]
+        if len(rows):
+            index = tuple(batch.index[row] for row in rows.tolist())
+            ids = {"recipient": batch.recipient[rows], "donor": batch.donor[rows], "changed": batch.changed[rows]}
+            batches.append(replace(batch, index=index, answers=(said[0][rows, None], said[1][rows, None]), **ids))
+    return replace(aligned, batches=tuple(batches))
 
 
 def _find(X: Tensor, y: NDArray[Any], asked: Asked) -> Swap:

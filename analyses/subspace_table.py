@@ -61,21 +61,24 @@ class Subspace(Result):
         names = np.array(self.coords["intervention"])
         rows = []
         for m, model in enumerate(self.coords["model"]):
-            whole = self.donor[m] - self.recipient[m]
+            told = np.isfinite(self.recipient[m])  # pairs whose runs the model answers differently
+            whole = (self.donor[m] - self.recipient[m])[told]
             for i, layer in enumerate(self.coords["layer"]):
                 place = {"model": model, "layer": layer}
                 for quantity, code in (("moved", 1), ("kept", 0)):
-                    rate = (self.plain[m] == code).astype(float)[:, None]
+                    rate = (self.plain[m, told] == code).astype(float)[:, None]
                     rows.append({**place, "intervention": PLAIN, **_figure(quantity, rate, _first)})
-                rows.append({**place, "intervention": "read", **_figure("bits", self.bits[m, i][:, None], _first)})
+                rows.append(
+                    {**place, "intervention": "read", **_figure("bits", self.bits[m, i, told][:, None], _first)}
+                )
                 for name in dict.fromkeys(names):
                     here = names == name
-                    change = (self.values[m, i, here] - self.recipient[m]).mean(axis=0)
+                    change = (self.values[m, i, here] - self.recipient[m])[:, told].mean(axis=0)
                     columns = {
                         "nats": (change[:, None], _first),
                         "effect": (np.stack([change, whole], axis=1), _ratio),
-                        "moved": ((self.outcome[m, i, here] == 1).mean(axis=0)[:, None], _first),
-                        "kept": ((self.outcome[m, i, here] == 0).mean(axis=0)[:, None], _first),
+                        "moved": ((self.outcome[m, i, here][:, told] == 1).mean(axis=0)[:, None], _first),
+                        "kept": ((self.outcome[m, i, here][:, told] == 0).mean(axis=0)[:, None], _first),
                     }
                     for quantity, (values, statistic) in columns.items():
                         rows.append({**place, "intervention": name, **_figure(quantity, values, statistic)})
@@ -83,12 +86,11 @@ class Subspace(Result):
 
     def table(self) -> str:
         """By layer: what is read, and what moves the answer, with every control beside it."""
-        how = self.manifest.identity
-        bits = self.manifest.circumstance["entropy"]
+        how, entropy = self.manifest.identity, self.manifest.circumstance["entropy"]
+        what = f"{how['variable']} ({entropy:.2f} bits)" if how["variable"] else "no variable"
         lines = [
-            f"{how['variable'] or 'no variable'} at {how['position']} ({how['site']}, {how['mode']} run), subspace "
-            f"{how['find']}; {self.values.shape[-1]} pairs; of {bits:.2f} bits; moved: "
-            "pairs that answer as the donor does, kept: as the recipient"
+            f"{what} at {how['position']} ({how['site']}, {how['mode']} run), subspace {how['find']}; "
+            f"{self.values.shape[-1]} pairs; moved: they answer as the donor does, kept: as the recipient"
         ]
         frame = self.frame()
         frame["shown"] = [interval_text(*row) for row in frame[["estimate", "low", "high"]].itertuples(index=False)]
@@ -109,7 +111,7 @@ class Subspace(Result):
 def _figure(quantity: str, values: NDArray[Any], statistic: Any) -> dict[str, Any]:
     """Estimate and interval of one quantity."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        estimate = float(statistic(values.mean(axis=0))[0])
+        estimate = float(statistic(values.mean(axis=0))[0]) if len(values) else float("nan")
     low, high = bootstrap_interval(values, statistic)
     return {"quantity": quantity, "estimate": estimate, "low": float(low[0]), "high": float(high[0]), "n": len(values)}
 

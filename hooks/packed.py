@@ -73,6 +73,8 @@ class Packed:
                 parts = self._last(layer, self._join(layer, parts, []), suffixes)
             self._block(layer, parts + points)
             parts = self._widen(layer + 1, parts, points)
+        for part in parts:
+            self._write(top + 1, "resid_pre", part, part.hidden)
         parts += self._join(top + 1, [], [entry for entry in entries if entry.layer > top])
         return self._ends(top + 1, parts)
 

@@ -59,6 +59,13 @@ class SiteMap:
         if not 0 <= site.layer < len(self.blocks):
             raise InputError(f"layer {site.layer}: this model has layers 0 to {len(self.blocks) - 1}")
         block = self.blocks[site.layer]
+        config: Any = getattr(self.decoder, "config", None)
+        scale = getattr(config, "residual_multiplier", 1.0)
+        if site.name in _PARTS and scale != 1.0:
+            raise InputError(
+                f"{type(block.block).__name__} adds {scale:g} times what attention and MLP put out, so {site.name} is "
+                "not read here; record resid_pre and resid_post instead"
+            )
         for part in _PARTS.get(site.name, ()):
             if getattr(block, part) is None:
                 raise InputError(

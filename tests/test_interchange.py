@@ -46,7 +46,9 @@ def test_the_answer_is_decodable_and_used_where_direct_holds_it(organism: Callab
         assert estimate(found, control, "moved", 2) < 0.1
     assert estimate(found, MATCHED, "moved", 2) < 0.3
     assert estimate(found, ERASED, "kept", 2) < 0.7 < 0.95 < estimate(found, RANDOM_ERASED, "kept", 2)
-    assert abs(estimate(found, "read", "bits", 2, "random-init")) < 0.2
+    assert abs(estimate(found, "read", "bits", 2, "random-init")) < 0.3
+    # Its whole state at the end is what it says; what goes with the answer, which it does not know, is none of it.
+    assert estimate(found, WHOLE, "moved", 2, "random-init") == 1.0
     assert estimate(found, SWAPPED, "moved", 2, "random-init") < 0.3
 
 
@@ -87,7 +89,9 @@ def test_a_learnt_rotation_finds_what_a_random_one_misses_on_pairs_that_it_has_n
     assert found.rank[0, 0] == 9
     assert estimate(found, SWAPPED, "moved", 2) > 0.7
     assert estimate(found, RANDOM, "moved", 2) < 0.05
-    assert estimate(found, SWAPPED, "moved", 2, "random-init") < 0.3  # the same search in a model that knows nothing
+    # The same search, for its own most likely tokens, gets far in a model that knows nothing: a rotation that moves the
+    # answer is no evidence that the answer was there as a variable.
+    assert estimate(found, SWAPPED, "moved", 2, "random-init") > 0.4
     short = lb.analyses.subspace(model, pairs, find="das", rank=9, layers=[2], steps=1, draws=2, twin=False)
     assert estimate(short, SWAPPED, "moved", 2) < estimate(found, SWAPPED, "moved", 2)
 
@@ -121,7 +125,7 @@ def test_probes_give_their_own_subspace(organism: Callable[[str], Any], tmp_path
     assert found.rank[0, 0] == 9
     again: Any = lb.load(found.save(tmp_path / "subspace.safetensors"))
     assert again.table() == found.table()
-    assert "v_3 at cue[-1] (resid_post, answer-only run)" in found.table()
+    assert "bits) at cue[-1] (resid_post, answer-only run), subspace LogisticProbe()" in found.table()
     few = lb.analyses.subspace(model, pairs, find="means", rank=2, **options)
     assert few.rank[0, 0] == 2
     with pytest.raises(InputError, match="MLPProbe has no subspace_: give a linear probe, or find='leace'"):
@@ -138,7 +142,10 @@ def test_probes_give_their_own_subspace(organism: Callable[[str], Any], tmp_path
         ({"find": "mean"}, "unknown find 'mean'.*nearest: 'means'"),
         ({"find": np.eye(3)}, r"a probe, or a basis \[64, rank\], got shape \(3, 3\)"),
         ({"rank": 2}, "rank=2: find='leace' has the rank of the variable"),
-        ({"draws": 0}, "draws=0: expected 1 or more random subspaces"),
+        ({"draws": 0}, "draws=0: expected 1 or more"),
+        ({"find": "das", "rank": 65}, "rank=65: expected 1 or more, and a rank of at most 64"),
+        ({"find": "das", "variable": "v_2"}, "variable='v_2': find='das' finds what moves the answer"),
+        ({"find": 3 * np.eye(64)[:, :2]}, "find: expected a basis with orthonormal columns"),
     ],
 )
 def test_bad_input_of_subspace(arguments: dict[str, Any], told: str, organism: Callable[[str], Any]) -> None:

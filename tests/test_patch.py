@@ -1,6 +1,8 @@
 """Patching: exact against TransformerLens and against a plain hook, on the same model."""
 
+import sys
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -416,3 +418,74 @@ def test_the_map_saves_loads_and_tells(organism: Callable[[str], Any], tmp_path:
     assert list(frame)[:4] == ["layer", "position", "unit", "effect"]
     np.testing.assert_allclose(frame[["recipient's", "donor's", "other"]].sum(axis=1), 1.0)
     assert "z into the recipient's answer-only run, log-odds" in found.table()
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out"])
+@pytest.mark.parametrize("window", [2, 3])
+def test_windows_are_those_of_whole_passes(
+    site: str, window: int, organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = organism("direct")
+    pairs = model.task.pairs(6, vary="operand.2")
+    resumed = lb.analyses.patch(model, pairs, site, window=window)
+
+    def refuse(_: Any) -> Any:
+        raise InputError("asked for whole passes")
+
+    monkeypatch.setattr(sys.modules["loadbearing.analyses.patch"], "open_interior", refuse)
+    whole = lb.analyses.patch(model, pairs, site, window=window)
+    assert "in whole passes: asked for whole passes" in whole.summary()
+    np.testing.assert_allclose(resumed.values, whole.values, atol=5e-5)
+    np.testing.assert_array_equal(resumed.outcome, whole.outcome)
+    assert np.abs(whole.effect()[0]).max() > 0.3
+
+
+def test_the_order_of_a_slice_does_not_matter(organism: Callable[[str], Any]) -> None:
+    model = organism("direct")
+    pairs = model.task.pairs(4)
+    for site in ("resid_pre", "v"):
+        one, turned = (
+            lb.analyses.patch(model, pairs, site, positions=[name], units="all") for name in ("prompt", "prompt[::-1]")
+        )
+        np.testing.assert_array_equal(one.values, turned.values)
+        assert one.effect()[0].max() > 0.5
+
+
+def test_answers_that_begin_one_another_are_left_out_and_counted() -> None:
+    from loadbearing.analyses.aligned import begins
+
+    assert begins((70, 255), (70,)) and begins((70,), (70, 255)) and not begins((70, 1), (70, 2))
+
+
+def test_resuming_knows_weights_and_functions(
+    organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    given = organism("sft")
+    model = lb.hooks.load(deepcopy(given.module), tokenizer=given.tokenizer, format=given.format)
+    pairs = given.task.pairs(2, vary="operand.1")
+    options: Any = {"mode": "cot", "memory": "20kB", "resume": tmp_path / "kept.safetensors"}
+    with pytest.raises(InputError, match="what a function measures cannot be told from another's: use a named metric"):
+        lb.analyses.patch(model, pairs, metric=lambda logits, _: logits[:, 0], **options)
+    with monkeypatch.context() as patched:
+        interrupted(patched, 2, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            lb.analyses.patch(model, pairs, **options)
+    with torch.no_grad():
+        next(model.module.parameters()).mul_(1.1)
+    with pytest.raises(InputError, match=r"is of another sweep \(weights differ\)"):
+        lb.analyses.patch(model, pairs, **options)
+
+
+def test_scaled_residual_streams_are_refused(random_module: Callable[..., Any], word_tokenizer: Any) -> None:
+    from transformers import GraniteConfig, GraniteForCausalLM
+
+    config = GraniteConfig(
+        vocab_size=len(word_tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, residual_multiplier=0.5,
+    )  # fmt: skip
+    model = lb.hooks.load(GraniteForCausalLM(config).eval(), tokenizer=word_tokenizer)
+    with pytest.raises(
+        InputError, match=r"adds 0\.5 times what attention and MLP put out, so resid_mid is not read here"
+    ):
+        model.sites.check(Site("resid_mid", 0))
+    assert model.sites.check(Site("resid_post", 0))
