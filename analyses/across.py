@@ -16,7 +16,7 @@ from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs, generate, resolve
 from ..hooks.sites import RESIDUAL_SITES, Site
 from ..hooks.sweep import Cell, memory_of, open_interior
-from ..hooks.trace import Trace
+from ..hooks.trace import Trace, runs_in_memory
 from ..hooks.writes import Write
 from ..tasks import Problem
 from .across_table import CONTROLS, OWN, Across
@@ -103,7 +103,7 @@ def across(
         sources = _sources(name, both, rng)
         moved = name not in ("noise, same length", "shuffled position")
         foreign[number] = [j is not None and moved and _foreign(both[i], both[j]) for i, j in enumerate(sources)]
-        for batch, states in _batches(name, both, sources, model, site, chosen, rng):
+        for batch, states in _batches(name, both, sources, model, site, chosen, rng, memory_of(memory)):
             found = measure(
                 model,
                 interior,
@@ -229,6 +229,7 @@ def _batches(
     site: str,
     layers: Sequence[int],
     rng: np.random.Generator,
+    memory: int,
 ) -> Iterator[tuple[Batch, Callable[[Trace, Trace], list[Cell]]]]:
     """Problems of the same lengths together, and what is written into them."""
     groups: dict[tuple[Any, ...], list[tuple[int, int]]] = defaultdict(list)
@@ -238,7 +239,11 @@ def _batches(
             foreign = other.said if _foreign(one, other) else one.answer
             sizes = (len(one.base), len(other.source), len(foreign), len(one.answer))
             groups[(*sizes, one.places)].append((i, j))
-    for (*_, places), pairs in groups.items():
+    parts = []
+    for (here, there, *_, places), group in groups.items():
+        size = runs_in_memory(model, max(here, there), memory)
+        parts += [(places, group[start : start + size]) for start in range(0, len(group), size)]
+    for places, pairs in parts:
         given = {
             "recipient": [both[i].base for i, _ in pairs],
             "donor": [both[j].source for _, j in pairs],

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..core import InputError
 from ..hooks import Mode, Model, Run, Runs, generate, resolve
 from ..hooks.format import decode
+from ..hooks.trace import runs_in_memory
 from ..tasks import Pairs, Problem
 from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
 
@@ -40,6 +41,24 @@ class Batch:
     places: Places
     donor_places: Places
     changed: Int[Tensor, " pair"]
+
+    def rows(self, rows: Int[Tensor, " row"]) -> "Batch":
+        """Some of the pairs."""
+        return Batch(
+            tuple(self.index[row] for row in rows.tolist()),
+            self.recipient[rows],
+            self.donor[rows],
+            (self.answers[0][rows], self.answers[1][rows]),
+            self.places,
+            self.donor_places,
+            self.changed[rows],
+        )
+
+    def parts(self, model: Model, memory: int) -> list["Batch"]:
+        """The pairs in parts of which both runs can be traced within the memory."""
+        length = max(self.recipient.shape[1], self.donor.shape[1]) + max(a.shape[1] for a in self.answers)
+        every = torch.arange(len(self.index), device=self.recipient.device)
+        return [self.rows(rows) for rows in every.split(runs_in_memory(model, length, memory))]
 
 
 @dataclass(frozen=True)

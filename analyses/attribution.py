@@ -27,6 +27,7 @@ from .patch_cells import unit_count
 
 UNITS = ("component", "head", "neuron")
 PROBE = 1024.0  # large against the epsilon of a norm, and a power of two: exact in every dtype
+TRACES = 1 << 30  # bytes that traces may take at once, about
 ADVICE = "What its blocks add is not its residual stream: no attribution of this model adds up."
 
 
@@ -74,7 +75,7 @@ def attribution(
     logits = np.zeros((2, len(aligned.pairs)))
     readout = Readout(model)
     with tqdm(total=len(aligned.pairs), desc="attribution", unit="pair", disable=not progress, leave=False) as bar:
-        for batch in aligned.batches:
+        for batch in (part for whole in aligned.batches for part in whole.parts(model, TRACES)):
             tokens = _first_tokens(batch)
             for side, ids in enumerate((batch.recipient, batch.donor)):
                 with torch.no_grad():

@@ -200,7 +200,8 @@ def _sweep(
     model: Model, interior: Interior | None, aligned: Aligned, plan: Plan, board: Board, memory: int, progress: bool
 ) -> None:
     """Every cell in every batch of pairs."""
-    works = [Work.of(batch, plan, board, model.n_layers) for batch in aligned.batches]
+    parts = [part for batch in aligned.batches for part in batch.parts(model, memory)]
+    works = [Work.of(part, plan, board, model.n_layers) for part in parts]
     with tqdm(
         total=sum(work.rows for work in works), desc=f"patch {plan.site}", unit="run", disable=not progress, leave=False
     ) as bar:

@@ -81,8 +81,8 @@ def paths(
     aligned = align(model, pairs, mode=mode, target=target, cot=cot, positions=positions, progress=progress)
     board = _Board.of(ends, (direction, metric, positions is None), len(aligned.pairs))
     with tqdm(desc="paths", unit="run", disable=not progress, leave=False) as bar:
-        for batch in aligned.batches:
-            _measure(model, interior, batch, board, memory_of(memory), bar)
+        for part in (part for batch in aligned.batches for part in batch.parts(model, memory_of(memory))):
+            _measure(model, interior, part, board, memory_of(memory), bar)
     effect = float(np.abs(board.natural[1] - board.natural[0]).mean())
     gates = [
         judge("a path that carries nothing = plain run", float(board.errors[0]), effect, ADVICE),

@@ -202,7 +202,7 @@ def _measure(
         fitted = Fitted.of(acts, runs, layer, asked)
         swaps = swaps_of(model, interior, aligned, fold, layer, fitted, asked)
         arrays["rank"][i] = swaps[0].rank
-        for batch in aligned.batches:
+        for batch in [part for whole in aligned.batches for part in whole.parts(model, memory)]:
             index = list(batch.index)
             cells = _Cells(asked, layer, batch, swaps, torch.from_numpy(fold[index]), fitted)
             found = measure(model, interior, batch, cells.made, memory=memory)

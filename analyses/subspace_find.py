@@ -155,16 +155,7 @@ def own_answers(model: Model, aligned: Aligned) -> Aligned:
         said = [module(input_ids=ids, use_cache=False).logits[:, -1].argmax(-1) for ids in sides]
         rows = (said[0] != said[1]).nonzero()[:, 0]
         if len(rows):
-            batches.append(
-                replace(
-                    batch,
-                    index=tuple(batch.index[row] for row in rows.tolist()),
-                    recipient=batch.recipient[rows],
-                    donor=batch.donor[rows],
-                    changed=batch.changed[rows],
-                    answers=(said[0][rows, None], said[1][rows, None]),
-                )
-            )
+            batches.append(replace(batch.rows(rows), answers=(said[0][rows, None], said[1][rows, None])))
     return replace(aligned, batches=tuple(batches))
 
 

@@ -100,7 +100,7 @@ class Sweep:
             entry = waiting.pop()
             each = entry.tokens(self._length) // len(entry.runs)
             rows = min(len(entry.runs), room // each if chunk or room >= each else 1)
-            if not rows:
+            if rows < 1:
                 waiting.append(entry)
                 break
             chunk.append(_with(entry, entry.runs[:rows]))

@@ -110,6 +110,17 @@ def trace(
     return Trace(ids, residual, attention, masks, own, calls, output.logits[:, -keep:].float(), kept)
 
 
+def runs_in_memory(model: Model, length: int, memory: int) -> int:
+    """How many pairs of runs of a length may be traced at once, so that both traces take half of the memory at most."""
+    config: Any = model.module.config
+    heads = config.num_attention_heads
+    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
+    keys = getattr(config, "num_key_value_heads", None) or heads
+    wide = 2 * config.hidden_size + 2 * (heads + keys) * d_head  # residual stream, another site, q, z, k, v
+    size = next(model.module.parameters()).element_size()
+    return max(1, int(memory // 2 // (2 * model.n_layers * length * wide * size)))
+
+
 def _own(mask: Tensor | None, length: int, like: Tensor) -> Tensor:
     """The mask of a layer, one row where all are the same; None stands for a plainly causal one."""
     if mask is None:

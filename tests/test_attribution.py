@@ -16,7 +16,7 @@ import loadbearing as lb
 from loadbearing.analyses.aligned import align
 from loadbearing.analyses.attribution import Readout, attribution
 from loadbearing.analyses.attribution_table import Attribution
-from loadbearing.core import GateError, InputError
+from loadbearing.core import InputError
 from loadbearing.figures.attribution import attribution as draw
 from loadbearing.hooks import Runs
 from loadbearing.organisms.specs import FORMAT
@@ -274,7 +274,7 @@ def test_the_norm_that_is_measured_is_the_models(kind: str, model_of: Callable[.
 
 
 @pytest.mark.parametrize("multiplier", [1.0, 0.5])
-def test_a_model_whose_parts_do_not_add_up_stops(multiplier: float, word_tokenizer: Any) -> None:
+def test_a_model_whose_parts_do_not_add_up_is_refused(multiplier: float, word_tokenizer: Any) -> None:
     """Granite multiplies what a layer adds, and divides its logits."""
     sizes: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
     names: dict[str, Any] = {f"{name}_token_id": getattr(word_tokenizer, f"{name}_token_id") for name in ("bos", "eos")}
@@ -294,7 +294,7 @@ def test_a_model_whose_parts_do_not_add_up_stops(multiplier: float, word_tokeniz
         np.testing.assert_allclose(found.logits, 4 * logit_differences(model, batch_of(model)), atol=1e-5)
         assert "before the model changes its logits (a soft cap, a scale)" in found.summary()
     else:
-        with pytest.raises(GateError, match=r"components add up to the logit: error .* What its blocks add is not"):
+        with pytest.raises(InputError, match=r"adds 0\.5 times what attention and MLP put out"):
             attribution(model, TASK.pairs(2), **OPTIONS)
 
 

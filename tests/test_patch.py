@@ -280,11 +280,24 @@ def test_places_before_a_pair_differs_cost_nothing(organism: Callable[[str], Any
     assert late.manifest.circumstance["forwards"] < 0.6 * early.manifest.circumstance["forwards"]
 
 
-@pytest.mark.parametrize("memory", ["20kB", "1MB", "1GB"])
-def test_less_memory_gives_the_same_map(memory: str, organism: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize("memory", ["20kB", "300kB", "1MB", "1GB"])
+def test_less_memory_gives_the_same_map(
+    memory: str, organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = organism("sft")
     pairs = model.task.pairs(6)
+    sizes = []
+    module = sys.modules["loadbearing.analyses.patch"]
+    traced = module.trace
+
+    def watched(*arguments: Any, **options: Any) -> Any:
+        sizes.append(len(arguments[2]))
+        return traced(*arguments, **options)
+
+    monkeypatch.setattr(module, "trace", watched)
     found = lb.analyses.patch(model, pairs, mode="cot", memory=memory)
+    assert max(sizes) == {"20kB": 1, "300kB": 1, "1MB": 3, "1GB": 24}[memory]  # pairs whose runs are kept at once
+    monkeypatch.undo()
     np.testing.assert_allclose(found.values, lb.analyses.patch(model, pairs, mode="cot").values, atol=1e-5)
 
 
