@@ -325,7 +325,7 @@ def test_an_interrupted_refinement_goes_on(organism: Any, tmp_path: Any, monkeyp
         with pytest.raises(KeyboardInterrupt):
             lb.analyses.patch(model, pairs, "mlp_out", resume=path, **how)
     partial = lb.core.load_result(path)
-    done = np.isfinite(partial.values).all(-1)
+    done = np.isfinite(partial.values).any(-1)  # pairs are traced one by one where memory is that small
     assert done.any() and not done[~partial.exact].any()
     with pytest.raises(InputError, match=r"is of another sweep \(method"):
         lb.analyses.patch(model, pairs, "mlp_out", mode="cot", resume=path)
