@@ -101,6 +101,8 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    """Every option of a spec, with its default; empty for a task that is not made from a spec."""
     spec: str
     inputs: tuple[str, ...]
     """Input variables, what pairs vary."""
@@ -110,6 +112,10 @@ class Task(ABC):
     """Intermediate variables `v_1..v_k`; the answer is the last."""
     answer_steps: tuple[int, ...] | None = None
     """Numbers of the gold steps that state the answer: the slots of the onset. None where the task reads no steps."""
+    styles: tuple[str, ...] = ()
+    """Surface styles of a chain of thought, the task's own first; empty where it cannot be restyled."""
+    serial: bool | None = None
+    """What theory expects: True needs serial steps, False one pass of constant depth can do, None is not known."""
 
     @abstractmethod
     def problems(self, n: int, seed: int = 0, split: Split = "test") -> list[Problem]:
@@ -156,6 +162,39 @@ class Task(ABC):
         """Every word that the task's texts hold, for a word-level tokenizer."""
         raise InputError(f"task {self.spec!r} has no closed vocabulary")
 
+    def all_words(self) -> list[str]:
+        """The words of every style and of a hint: the same list for all models of the task, whatever their style."""
+        return self.words()
+
+    def say(self, value: str, style: str | None = None) -> str:
+        """A value ("7") as it is written in a style ("seven"), by default the task's own."""
+        if style is not None:
+            check_name("style", style, self.styles)
+        return value
+
+    def restyle(self, text: str, style: str) -> str:
+        """A chain of thought with every value said in `style`; other words stay."""
+        check_name("style", style, self.styles)
+        parts, end = [], 0
+        for step in self.parse_steps(text):
+            parts += [text[end : step.start], self.say(step.value, style)]
+            end = step.end
+        return "".join([*parts, text[end:]])
+
+    def changed(self, **options: Any) -> "Task":
+        """The task of the same name with some options replaced."""
+        if not self.defaults:
+            raise InputError(f"task {self.spec!r} has no options to change")
+        for option in options:
+            check_name(f"option of task {self.name!r}", option, self.defaults)
+        kind: Any = type(self)
+        made: Task = kind(write_spec(self.name, {**parse_options(self.spec, self.defaults), **options}))
+        return made
+
+    def out_of_distribution(self) -> dict[str, "Task"]:
+        """Harder tasks of the same kind, by name."""
+        return {}
+
     def __repr__(self) -> str:
         return f"<task {self.spec}>"
 
@@ -189,6 +228,16 @@ def parse_options(spec: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
         else:
             options[key] = value
     return options
+
+
+def write_spec(name: str, options: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> str:
+    """The spec of a task with these options, in their order; those that have their default are left out.
+
+    >>> write_spec("modular-sum", {"modulus": 10, "terms": 3}, {"modulus": 10, "terms": 4})
+    'modular-sum:terms=3'
+    """
+    given = [f"{key}={value}" for key, value in options.items() if not defaults or value != defaults[key]]
+    return ":".join(filter(None, [name, ",".join(given)]))
 
 
 def count_of(n: int) -> int:

@@ -1,11 +1,19 @@
 """Tasks by name: the same string in Python and on the command line."""
 
 from ..core import check_name
+from .addition import Addition
+from .chain import Chain
 from .copy import Copy
+from .modular_program import ModularProgram
 from .modular_sum import ModularSum
+from .permutations import Permutations
+from .pointers import Pointers
 from .problem import Task
 
-TASKS: dict[str, type[ModularSum] | type[Copy]] = {ModularSum.name: ModularSum, Copy.name: Copy}
+# Calling one with a spec makes the task.
+TASKS: dict[str, type[Chain] | type[Copy]] = {
+    kind.name: kind for kind in (ModularSum, ModularProgram, Permutations, Pointers, Addition, Copy)
+}
 
 
 def load(spec: str | Task) -> Task:

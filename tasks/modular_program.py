@@ -1,0 +1,61 @@
+"""`modular-program`: "3 + 2 * 4 + 5 mod 7" from left to right: the serial sibling of `modular-sum`."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ..core import check_name
+from .arithmetic import Arithmetic
+from .chain import Row
+from .problem import Problem, Task
+
+
+class ModularProgram(Arithmetic):
+    """Additions and multiplications in turn, without precedence: "3 + 2 * 4" is (3 + 2) * 4.
+
+    `ops="+*-"` also subtracts. Operators are connecting text: no pair varies them. An operand whose trace a later
+    "* 0" wipes out makes no pair, since pairs differ in the answer. For `style` and `hint` see `Arithmetic`.
+
+    Expected: serial, since a multiplication needs the value before it. Without a chain of thought constant depth stays
+    within TC0; T steps of one reach what circuits of size T compute (Li et al., arXiv:2402.12875). But that separates
+    the two only as length grows, and this task perhaps not even then: the maps x -> a x + b modulo a fixed number
+    compose to maps of the same form, so a depth of the order of log(length) suffices (Merrill, arXiv:2503.03961, for
+    regular languages), and their groups are solvable, for which no bound beyond TC0 is known (S5 in `permutations` is
+    the hard case). A program of fixed length is a finite table. So what a depth can do here is to be measured.
+
+    >>> task = ModularProgram()
+    >>> problem = task.problem((3, 2, 4, 5), "+*+")
+    >>> problem.prompt, problem.cot, problem.answer
+    ('3 + 2 * 4 + 5 mod 7', ' 5 6 4', '4')
+    >>> task.program(problem, {2: "1"}, "answer")  # 1 + 5
+    '6'
+    """
+
+    name: ClassVar[str] = "modular-program"
+    defaults: ClassVar[Mapping[str, Any]] = {
+        "modulus": 7,
+        "terms": 4,
+        "ops": "+*",
+        "cot": "full",
+        "style": "digits",
+        "hint": "none",
+    }
+    serial = True
+
+    def __init__(self, spec: str = name) -> None:
+        super().__init__(spec)
+
+    def problem(self, operands: tuple[int, ...], operators: str) -> Problem:
+        """The problem with these operands and operators ("+*+"), from left to right."""
+        return self._made(operands, operators)
+
+    def out_of_distribution(self) -> dict[str, Task]:
+        return self._harder(ops="+*-")
+
+    def _drawable(self) -> str:
+        return check_name("ops", self.options["ops"], ["+*", "+*-"])
+
+    def _drawn(self, row: Row) -> Problem:
+        return self.problem(*self._spelled(row))
+
+    def _operator_words(self) -> list[str]:
+        return ["+", "*", "-"]
