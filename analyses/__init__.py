@@ -22,10 +22,14 @@ from .decodability_table import Decodability
 from .detail import by_layer, relay_by_position
 from .detail_table import ByLayer, RelayByPosition
 from .doctor import Doctor, doctor
+from .errors import errors
+from .errors_table import Errors
 from .knockout import knockout
 from .knockout_table import KnockOutEffect
 from .ledger import ledger
 from .ledger_table import Ledger
+from .monitor import monitor
+from .monitor_table import Monitor
 from .patch import patch
 from .patch_table import PatchMap, UnitPatchMap
 from .paths import paths
@@ -47,8 +51,10 @@ __all__ = [
     "Commitment",
     "Decodability",
     "Doctor",
+    "Errors",
     "KnockOutEffect",
     "Ledger",
+    "Monitor",
     "PatchMap",
     "Paths",
     "RelayByPosition",
@@ -65,9 +71,11 @@ __all__ = [
     "commitment",
     "decodability",
     "doctor",
+    "errors",
     "knockout",
     "ledger",
     "load",
+    "monitor",
     "over_seeds",
     "patch",
     "paths",

@@ -22,8 +22,8 @@ from truth_tasks import TruthSum
 
 import loadbearing as lb
 from loadbearing.core import check_name, new_folder
-from loadbearing.hooks import Card, Model
-from loadbearing.organisms.specs import FORMAT, Style, Trained
+from loadbearing.hooks import Card, Mode, Model
+from loadbearing.organisms.specs import FORMAT, Part, Supervised, Trained
 from loadbearing.organisms.supervised import new_model, train_supervised
 from loadbearing.organisms.tokenizer import build_tokenizer
 
@@ -32,18 +32,11 @@ ENOUGH = 0.95
 
 def recipe(known: Known) -> Trained:
     """The recipe as the organisms' training takes it; random digits carry no label."""
-    styles: tuple[Style, ...] = (known.style,)
-    return Trained(
-        known.name,
-        known.summary,
-        styles,
-        known.task,
-        updates=known.updates,
-        batch=128,
-        silent=1.0,
-        layers=known.layers,
-        seed=known.seed,
+    stage = Supervised(
+        (Part(known.task, known.style),), updates=known.updates, batch=128, easy=0.5, silent=1.0
     )
+    modes: tuple[Mode, ...] = ("answer-only",) if known.style == "nothing" else ("cot",)
+    return Trained(known.name, known.summary, (stage,), known.task, None, modes, known.layers, seed=known.seed)
 
 
 def make(known: Known, folder: Path) -> dict[str, Any]:
@@ -63,7 +56,9 @@ def make(known: Known, folder: Path) -> dict[str, Any]:
         model = model.cut(cut.queries, cut.keys, cut.layers)
     with new_folder(folder) as temporary:
         scratch = temporary / "scratch"
-        _, curve = train_supervised(spec, tokenizer, FORMAT, task, scratch, progress=False, module=model.module)
+        stage, given = spec.stages[0], {"seed": spec.seed, "progress": False}
+        assert isinstance(stage, Supervised)
+        curve = train_supervised(model.module, stage, tokenizer, FORMAT, scratch, **given)
         shutil.rmtree(scratch, ignore_errors=True)
         module.eval().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

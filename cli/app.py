@@ -129,19 +129,24 @@ def behaviour(
     task: TaskOption = None,
     problems: Annotated[int, typer.Option("--problems", min=2)] = 64,
     cot: CotOption = "model",
+    tamperings: Annotated[
+        str | None,
+        typer.Option("--tamperings", help='names, joined with commas, such as "mistake,style:words"; default: all'),
+    ] = None,
     filler: Annotated[
-        str | None, typer.Option("--filler", help="content-free text, repeated; default: random tokens of the chains")
+        str | None, typer.Option("--filler", help='the text of "filler", repeated; default: dots')
     ] = None,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save: SaveOption = None,
     quiet: QuietOption = False,
 ) -> None:
-    """What becomes of the answer when the text is truncated, emptied, or made wrong."""
+    """What becomes of the answer when the text is cut, emptied, made wrong, said otherwise, or put out of order."""
     from .. import analyses
 
     loaded, chosen = load_both(model, task)
     given = chosen.problems(problems, seed=seed)
-    result = analyses.behaviour(loaded, given, cot=cot, filler=filler, seed=seed, progress=not quiet)
+    how: dict[str, Any] = {"cot": cot, "tamperings": tamperings.split(",") if tamperings else None, "filler": filler}
+    result = analyses.behaviour(loaded, given, seed=seed, progress=not quiet, **how)
     show(result, result.table(), save, result.notes())
 
 

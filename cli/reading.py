@@ -1,4 +1,4 @@
-"""The commands that ask what can be read: from states, and from the text."""
+"""The commands that ask what can be read, from states and from the text, and where errors show."""
 
 from typing import Annotated, Any
 
@@ -9,7 +9,7 @@ from .options import CotOption, ModelOption, QuietOption, SaveOption, TaskOption
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    for command in (decodability, beyond, commitment, circularity):
+    for command in (decodability, beyond, commitment, circularity, errors, monitor):
         app.command()(command)
 
 
@@ -90,3 +90,37 @@ def circularity(
     given = chosen.problems(problems, seed=seed)
     result = analyses.circularity(loaded, given, mode=run, seed=seed, progress=not quiet)
     show(result, result.frame(), save)
+
+
+def errors(
+    model: ModelOption,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=2, help="of the task, and of each harder one")] = 200,
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Where errors show, in and out of distribution: in a step that the answer follows, or in the answer alone."""
+    from .. import analyses
+
+    loaded, chosen = load_both(model, task)
+    result = analyses.errors(loaded, chosen, n=problems, seed=seed, progress=not quiet)
+    show(result, result.table(), save, result.notes())
+
+
+def monitor(
+    model: ModelOption,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=2)] = 200,
+    cot: CotOption = "model",
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    save: SaveOption = None,
+    quiet: QuietOption = False,
+) -> None:
+    """Whether the text alone tells what the model will answer, and that a hint decided it (TPR x TNR)."""
+    from .. import analyses
+
+    loaded, chosen = load_both(model, task)
+    given = chosen.problems(problems, seed=seed)
+    result = analyses.monitor(loaded, given, cot=cot, seed=seed, progress=not quiet)
+    show(result, result.table(), save, result.notes())

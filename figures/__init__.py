@@ -8,12 +8,14 @@ writes files; `style` is the style for further axes.
 
 from .across import across
 from .attribution import attribution
+from .behaviour import behaviour, errors
 from .beyond import beyond
 from .cells import cells
 from .channels import channels
 from .circularity import circularity
 from .commitment import commitment
 from .decodability import decodability, decodability_map
+from .history import history
 from .knockout import knockout
 from .ledger import ledger
 from .patch import patch, patch_depth, patch_heads
@@ -29,6 +31,7 @@ __all__ = [
     "WIRE_COLOURS",
     "across",
     "attribution",
+    "behaviour",
     "beyond",
     "cells",
     "channels",
@@ -36,6 +39,8 @@ __all__ = [
     "commitment",
     "decodability",
     "decodability_map",
+    "errors",
+    "history",
     "knockout",
     "ledger",
     "patch",

@@ -20,6 +20,9 @@ class Card:
     known: the shares (direct, relay, tokens) that hand-set weights give, where they are known exactly
     cut: wires that were cut in training and stay cut, in order (see `Model.cut`)
     recipe, curve, accuracy: how it was trained, its held-out accuracy along the way, and at the end
+    start: the organism whose weights the training began with
+    elicited: one-pass accuracy after a small answer-only fine-tune ("accuracy"), after the same one from random weights
+        ("twin"), and its length ("updates")
     """
 
     name: str
@@ -34,6 +37,8 @@ class Card:
     cut: tuple[Mapping[str, Any], ...] = ()
     curve: tuple[Mapping[str, Any], ...] = ()
     accuracy: Mapping[str, float] = field(default_factory=dict)
+    start: str | None = None
+    elicited: Mapping[str, float] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, folder: Path) -> Path:

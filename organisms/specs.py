@@ -1,50 +1,100 @@
-"""The organisms as data: what each is, how it is trained or set, how it is meant to be measured."""
+"""What an organism is, as data: its size, where it starts, the stages of its training, how it is to be measured."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..core import check_name
 from ..hooks import Format, Mode
 
 FORMAT = Format(open=" think", close=" answer", cue=" answer", direct_open="", end="")
-SUM = "modular-sum"
 
-# What stands between prompt and answer in a training example.
-Style = Literal["nothing", "gold", "random", "dots"]
+
+@dataclass(frozen=True)
+class Part:
+    """Training examples of one kind.
+
+    task: the problems; write: what stands between prompt and answer, a name in `chains.WRITERS`, "nothing", or
+        "random": digits drawn anew at each update
+    style: the surface style in which the values of the chain are said; None: the task's own
+    share: how many of the examples, relative to the other parts; until: the part of the training after which the
+        other parts take its place
+    """
+
+    task: str
+    write: str = "gold"
+    style: str | None = None
+    share: int = 1
+    until: float = 1.0
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """A stage of supervised training on the train split of the parts' tasks.
+
+    easy: the part of the stage during which problems with zeros in them are drawn more often; without them the loss of
+        a sum stays at chance for thousands of updates
+    silent: the part of the stage during which random digits carry no label; their gradient is noise, and with it from
+        the start the answer stays at chance
+    pool: how many problems of each task the examples are drawn from, at most
+    own: the gold chains are replaced by the model's own samples that pass this filter (see `rejection.FILTERS`)
+    """
+
+    parts: tuple[Part, ...]
+    updates: int = 2000
+    batch: int = 512
+    rate: float = 2e-3
+    easy: float = 0.0
+    silent: float = 0.0
+    pool: int = 40_000
+    own: str | None = None
+
+
+@dataclass(frozen=True)
+class Reinforced:
+    """A stage of reinforcement learning (GRPO) on the train split of the organism's task, with whole chains sampled.
+
+    rewards: what is paid, as (name in `rewards.REWARDS`, weight)
+    prompts, samples: problems of an update, completions of each; pool: how many problems they are drawn from, at most
+    tampered: the part of the prompts that go on with a chain whose last step was made wrong; the right answer is then
+        what the program makes of that text
+    paraphrased: whether the connecting words and the style of a chain are drawn anew before the answer is written
+    """
+
+    rewards: tuple[tuple[str, float], ...] = (("outcome", 1.0),)
+    updates: int = 300
+    prompts: int = 32
+    samples: int = 8
+    pool: int = 40_000
+    rate: float = 1e-3
+    tampered: float = 0.0
+    paraphrased: bool = False
+
+
+Stage = Supervised | Reinforced
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A recipe for a small Llama trained from scratch, by supervision, on the train split of its task.
+    """A recipe for a small Llama: trained in stages, from scratch or from another organism.
 
-    styles: what training examples write between prompt and answer, in equal parts
-    easy: the part of training during which sums with zeros in them are drawn more often; without them the loss
-        stays at chance for thousands of updates
-    silent: the part of training during which random digits carry no label; their gradient is noise, and with it from
-        the start the answer stays at chance
+    start: the organism whose weights are the first ones; size and vocabulary are then its own
+    vocabulary: the tasks whose words the tokenizer knows in every style; empty: the words of `task` alone
+    checkpoints: how many states along the last stage are kept beside the final one
     """
 
     name: str
     summary: str
-    styles: tuple[Style, ...]
-    task: str = SUM
-    updates: int = 2000
-    batch: int = 512
-    rate: float = 2e-3
-    easy: float = 0.5
-    silent: float = 0.0
+    stages: tuple[Stage, ...]
+    task: str
+    start: str | None = None
+    modes: tuple[Mode, ...] = ("cot",)
     layers: int = 3
     width: int = 64
     heads: int = 4
+    vocabulary: tuple[str, ...] = ()
     seed: int = 0
     measure: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def modes(self) -> tuple[Mode, ...]:
-        """The modes that the recipe trains."""
-        direct: tuple[Mode, ...] = ("answer-only",) if "nothing" in self.styles else ()
-        return direct + (("cot",) if set(self.styles) - {"nothing"} else ())
+    checkpoints: int = 0
 
 
 @dataclass(frozen=True)
@@ -61,69 +111,3 @@ class HandSet:
     measure: Mapping[str, Any]
     known: Mapping[str, float]
     modes: tuple[Mode, ...] = ("cot",)
-
-
-_TRAINED = (
-    Trained("direct", "Answers only: the sum is computed in one pass.", ("nothing",)),
-    Trained("sft", "Supervised on gold chains of thought (partial sums).", ("gold",), updates=800),
-    Trained("both", "Supervised on answers only and on gold chains of thought, in equal parts.", ("nothing", "gold")),
-    Trained(
-        "post-hoc",
-        "Writes random digits, then the right answer: a chain of thought that carries nothing.",
-        ("random",),
-        silent=0.7,
-    ),
-    Trained("filler", "Writes a dot in place of every step, then the answer.", ("dots",)),
-)
-
-_VALUE = {"vary": "value", "cot": "task", "target": "answer"}
-_ALL = {"vary": "all", "cot": "task", "target": "answer"}
-_HANDSET = (
-    HandSet(
-        "copy-direct",
-        "The answer's position reads the value from the prompt.",
-        "copy:cot=independent",
-        ("prompt",),
-        _VALUE,
-        {"direct": 1.0, "relay": 0.0, "tokens": 0.0},
-    ),
-    HandSet(
-        "copy-relay",
-        "The CoT's position copies the value into its state; the answer's position reads that state.",
-        "copy:cot=independent",
-        ("relay",),
-        _VALUE,
-        {"direct": 0.0, "relay": 1.0, "tokens": 0.0},
-    ),
-    HandSet(
-        "copy-tokens",
-        "The answer's position reads the CoT's token.",
-        "copy",
-        ("token",),
-        {"vary": "value", "cot": "model", "target": "answer"},
-        {"direct": 0.0, "relay": 0.0, "tokens": 1.0},
-    ),
-    HandSet(
-        "copy-sum",
-        "The answer is the prompt's value plus the CoT's token: both wires are needed.",
-        "copy:cot=independent,answer=sum",
-        ("sum",),
-        _ALL,
-        {"direct": 0.5, "relay": 0.0, "tokens": 0.5},
-    ),
-    HandSet(
-        "copy-redundant",
-        "The answer's position reads the value from the prompt and from the CoT's token: either suffices.",
-        "copy",
-        ("prompt", "token"),
-        _ALL,
-        {"direct": 0.5, "relay": 0.0, "tokens": 0.5},
-    ),
-)
-
-ORGANISMS: dict[str, Trained | HandSet] = {spec.name: spec for spec in (*_TRAINED, *_HANDSET)}
-
-
-def spec_of(name: str) -> Trained | HandSet:
-    """The spec of an organism by its name."""
-    return ORGANISMS[check_name("organism", name, ORGANISMS)]

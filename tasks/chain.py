@@ -34,8 +34,10 @@ class Chain(Task):
     """A left fold: state k follows from state k-1 and the inputs that step k reads; step k writes state k.
 
     A problem is a row of choices: an item of the alphabet for each variable, then what no pair varies (operators).
-    `cot="short"` stops one step short; `style` says how steps and answer are written, the prompt never changes. Values
-    are canonical everywhere (`"7"`, whatever the style). One problem in ten is held out, by a hash of its text.
+    `cot="short"` stops one step short, `cot="last-2"` writes the last two steps only, `cot="every-2"` every second one,
+    counted back from the last; steps keep their numbers. `style` says how steps and answer are written, the prompt never
+    changes. Values are canonical everywhere (`"7"`, whatever the style). One problem in ten is held out, by a hash of
+    its text.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {"cot": "full", "style": "digits"}
@@ -45,7 +47,6 @@ class Chain(Task):
     def __init__(self, spec: str) -> None:
         self.options = parse_options(spec, self.defaults)
         self.spec = write_spec(self.name, self.options, self.defaults)
-        self.cot_style = check_name("cot", self.options["cot"], ["full", "short"])
 
     def _define(
         self,
@@ -73,11 +74,25 @@ class Chain(Task):
         self.styles = (self.style, *(style for style in forms if style != self.style))
         self.inputs = self._names
         self.intermediates = tuple(f"v_{k}" for k in range(1, length + 1))
-        self.answer_steps = (length,) if self.cot_style == "full" else ()
+        self.written = self._kept(str(self.options["cot"]), length)
+        self.answer_steps = (length,) if length in self.written else ()
         self._meant = {word: self._values[i] for words in forms.values() for i, word in enumerate(words)}
         longest_first = sorted(map(re.escape, self._meant), key=len, reverse=True)
         exact = rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])"
         self._word = re.compile("|".join(filter(None, [self.number, exact])))
+
+    def _kept(self, cot: str, length: int) -> tuple[int, ...]:
+        """The numbers of the steps that a chain of thought writes."""
+        every = range(1, length + 1)
+        manner, _, number = cot.partition("-")
+        count = int(number) if number.isdecimal() else 0
+        if cot in ("full", "short"):
+            return tuple(every if cot == "full" else every[:-1])
+        if manner not in ("last", "every") or not 1 <= count <= length:
+            raise InputError(
+                f"task {self.spec!r}, cot={cot!r}: expected full, short, last-N or every-N with N from 1 to {length}"
+            )
+        return tuple(every[-count:] if manner == "last" else every[::-1][::count][::-1])
 
     @abstractmethod
     def _pieces(self, row: Row) -> list[Piece]:
@@ -110,6 +125,10 @@ class Chain(Task):
         """Whether pairs that differ in the variable are made from a problem."""
         return True
 
+    def _proper(self, problem: Problem) -> bool:
+        """Whether a row that was drawn or altered is a problem of the task."""
+        return True
+
     def _held_out(self, problem: Problem) -> bool:
         return in_test_split(problem.key)
 
@@ -124,7 +143,7 @@ class Chain(Task):
                 values[self._names[place]] = self._alphabet[row[place]]
             value = values[self.intermediates[k - 1]] = self._values[states[-1]]
             steps.append(Piece(f" {self.say(value)}", f"step.{k}"))
-        kept = steps if self.cot_style == "full" else steps[:-1]
+        kept = [steps[k - 1] for k in self.written]
         key = "".join(piece.text for piece in pieces)
         return Problem(key, pieces, self._answer(states), tuple(kept), values, self)
 
@@ -147,7 +166,8 @@ class Chain(Task):
         if self._space() > ENUMERABLE:
             raise InputError(f"task {self.spec!r} has {self._space()} problems: too many to list, draw some")
         every = (self._drawn(self._numbered(number)) for number in range(self._space()))
-        return [problem for problem in every if split is None or self._held_out(problem) == (split == "test")]
+        proper = filter(self._proper, every)
+        return [problem for problem in proper if split is None or self._held_out(problem) == (split == "test")]
 
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         known = [*self.inputs, *self.distractors, "all"]
@@ -159,7 +179,8 @@ class Chain(Task):
         return Pairs(tuple(items), self)
 
     def parse_steps(self, text: str) -> list[Step]:
-        found = enumerate(self._word.finditer(text), start=1)
+        numbers = itertools.chain(self.written, itertools.count(self.written[-1] + 1 if self.written else 1))
+        found = zip(numbers, self._word.finditer(text), strict=False)
         return [Step(item, self._canonical(match[0]), match.start(), match.end()) for item, match in found]
 
     def parse_answer(self, text: str) -> str | None:
@@ -231,6 +252,8 @@ class Chain(Task):
             if misses > PATIENCE:  # a large space whose split is used up
                 return
             problem = self._drawn(row)
+            if not self._proper(problem):
+                continue
             if problem.key not in seen and self._held_out(problem) == (split == "test"):
                 seen.add(problem.key)
                 misses = 0
@@ -259,4 +282,4 @@ class Chain(Task):
         for problem in problems:
             values = [self._alphabet[choice] for choice in rng.permutation(len(self._alphabet)).tolist()]
             others = (self.replace(problem, variable, value) for value in values)
-            yield problem, filter(self._held_out, others)
+            yield problem, filter(self._held_out, filter(self._proper, others))

@@ -1,5 +1,6 @@
 """`modular-program`: "3 + 2 * 4 + 5 mod 7" from left to right: the serial sibling of `modular-sum`."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,8 +13,9 @@ from .problem import Problem, Task
 class ModularProgram(Arithmetic):
     """Additions and multiplications in turn, without precedence: "3 + 2 * 4" is (3 + 2) * 4.
 
-    `ops="+*-"` also subtracts. Operators are connecting text: no pair varies them. An operand whose trace a later
-    "* 0" wipes out makes no pair, since pairs differ in the answer. For `style` and `hint` see `Arithmetic`.
+    `ops="+*-"` also subtracts. Operators are connecting text: no pair varies them. What follows a "*" has no factor in
+    common with the modulus, so that no step forgets the value before it and every operand moves the answer;
+    `factors="any"` also draws the others ("* 0"), and then a short way round most of a problem. For `style` and `hint` see `Arithmetic`.
 
     Expected: serial, since a multiplication needs the value before it. Without a chain of thought constant depth stays
     within TC0; T steps of one reach what circuits of size T compute (Li et al., arXiv:2402.12875). But that separates
@@ -35,6 +37,7 @@ class ModularProgram(Arithmetic):
         "modulus": 7,
         "terms": 4,
         "ops": "+*",
+        "factors": "units",
         "cot": "full",
         "style": "digits",
         "hint": "none",
@@ -43,6 +46,7 @@ class ModularProgram(Arithmetic):
 
     def __init__(self, spec: str = name) -> None:
         super().__init__(spec)
+        self.factors = check_name("factors", self.options["factors"], ["units", "any"])
 
     def problem(self, operands: tuple[int, ...], operators: str) -> Problem:
         """The problem with these operands and operators ("+*+"), from left to right."""
@@ -56,6 +60,13 @@ class ModularProgram(Arithmetic):
 
     def _drawn(self, row: Row) -> Problem:
         return self.problem(*self._spelled(row))
+
+    def _proper(self, problem: Problem) -> bool:
+        if self.factors == "any":
+            return True
+        row = self._row(problem)
+        operators = self._spelled(row)[1]
+        return all(math.gcd(row[k], self.modulus) == 1 for k, operator in enumerate(operators, 1) if operator == "*")
 
     def _operator_words(self) -> list[str]:
         return ["+", "*", "-"]

@@ -10,12 +10,13 @@ import torch
 
 import loadbearing as lb
 from loadbearing.core import InputError, UnknownNameError
-from loadbearing.organisms import ORGANISMS, HandSet, Trained
+from loadbearing.organisms import ORGANISMS, HandSet, Part, Reinforced, Supervised, Trained
 from loadbearing.organisms.data import IGNORED, Stream
+from loadbearing.organisms.known import TRAINED as KNOWN
 from loadbearing.organisms.specs import FORMAT
 from loadbearing.tasks.problem import in_test_split
 
-TRAINED = [name for name, spec in ORGANISMS.items() if isinstance(spec, Trained)]
+TRAINED = [spec.name for spec in KNOWN]
 HANDSET = [name for name, spec in ORGANISMS.items() if isinstance(spec, HandSet)]
 
 
@@ -26,8 +27,10 @@ def test_every_organism_is_shipped_with_its_card(name: str, organism: Callable[[
     assert set(card.accuracy) == set(card.modes)
     assert min(card.accuracy.values()) >= 0.99
     if isinstance(spec, Trained):
-        assert (card.recipe["updates"], card.recipe["styles"]) == (spec.updates, list(spec.styles))
-        assert card.curve[-1]["update"] == spec.updates
+        parts = [part.write for part in spec.stages[-1].parts]
+        written = card.recipe["stages"][-1]
+        assert (written["updates"], [p["write"] for p in written["parts"]]) == (spec.stages[-1].updates, parts)
+        assert card.curve[-1]["update"] == spec.stages[-1].updates
         assert sum(p.numel() for p in organism(name).module.parameters()) < 2e6
 
 
@@ -47,9 +50,9 @@ def test_held_out_accuracy_is_what_the_card_says(name: str, organism: Callable[[
 
 
 def test_training_examples_are_train_problems_rendered_like_measured_runs(word_tokenizer: Any) -> None:
-    spec = Trained("test", "", ("nothing", "gold", "random", "dots"), updates=2, batch=8)
-    task = lb.tasks.ModularSum("modular-sum:modulus=5")
-    stream = Stream(spec, word_tokenizer, FORMAT, task)
+    parts = tuple(Part("modular-sum:modulus=5", write) for write in ("nothing", "gold", "random", "dots"))
+    spec = Supervised(parts, updates=2, batch=8)
+    stream = Stream(spec, word_tokenizer, FORMAT, 0)
     assert not any(in_test_split(problem.key) for problem in stream.problems)
     rows = list(stream)
     assert len(rows) == 16
@@ -62,14 +65,19 @@ def test_training_examples_are_train_problems_rendered_like_measured_runs(word_t
         assert row["labels"][learnt][-1] == word_tokenizer.eos_token_id
     # In an answer-only example only the answer and its end are learnt; with a CoT the cue that follows it is too.
     assert [int((row["labels"] != IGNORED).sum()) for row in rows[:4]] == [2, 6, 6, 6]
-    again = list(Stream(spec, word_tokenizer, FORMAT, task))
+    again = list(Stream(spec, word_tokenizer, FORMAT, 0))
     assert all(torch.equal(one["input_ids"], other["input_ids"]) for one, other in zip(rows, again, strict=True))
 
 
 def test_easy_sums_come_first(word_tokenizer: Any) -> None:
-    spec = Trained("test", "", ("nothing",), updates=2, batch=8)
-    stream = Stream(spec, word_tokenizer, FORMAT, lb.tasks.ModularSum("modular-sum:modulus=5"))
-    mean_zeros = [float((stream.weights(progress) * stream.easiness).sum()) for progress in (0.0, 0.25, 0.5, 1.0)]
+    spec = Supervised((Part("modular-sum:modulus=5", "nothing"),), updates=2, batch=8, easy=0.5)
+    stream = Stream(spec, word_tokenizer, FORMAT, 0)
+    pool = stream.pools[0]
+    mean_zeros = [
+        float((weights * pool.easiness).sum())
+        for progress in (0.0, 0.25, 0.5, 1.0)
+        if (weights := stream.weights(pool, progress)) is not None
+    ]
     assert mean_zeros[0] > 1.5 * mean_zeros[2]
     assert mean_zeros[2] == mean_zeros[3] == pytest.approx(0.2, abs=0.01)
 
@@ -96,8 +104,10 @@ def test_training_refuses_to_overwrite_and_to_guess(tmp_path: Path) -> None:
 
 def test_a_short_training_writes_a_whole_organism(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     size: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
+    parts = tuple(Part("modular-sum:modulus=5", write) for write in ("nothing", "gold"))
+    stage = Supervised(parts, updates=20, batch=32, easy=0.5)
     spec = Trained(
-        "brief", "A few updates.", ("nothing", "gold"), "modular-sum:modulus=5", updates=20, batch=32, **size
+        "brief", "A few updates.", (stage,), "modular-sum:modulus=5", None, ("answer-only", "cot"), **size
     )
     monkeypatch.setitem(ORGANISMS, "brief", spec)
     card = lb.organisms.train("brief", tmp_path / "brief", progress=False)

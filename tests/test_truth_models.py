@@ -56,7 +56,7 @@ def test_only_the_built_in_wire_can_move_the_target(truth: Any) -> None:
             continue
         task = tasks.TruthSum(known.task)
         tokenizer = build_tokenizer(task, FORMAT)
-        module = new_model(Trained("t", "", ("gold",), layers=3, width=32, seed=1), tokenizer).eval()
+        module = new_model(Trained("t", "", (), "modular-sum", layers=3, width=32, seed=1), tokenizer).eval()
         for weight in module.parameters():
             weight.data *= 3 if weight.ndim > 1 else 1  # so that what is read shows
         card = Card("t", "", known.task, ("cot",), asdict(FORMAT), {})

@@ -1,0 +1,124 @@
+"""What training examples write between prompt and answer: gold chains, careless ones, codes, text without content."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ..core import InputError
+from ..tasks import Problem
+
+# Words that may stand before a value; none of them says one.
+CONNECTIVES = ("so", "then", "thus", "now", "next", "hence", "well", "and")
+CAREFUL, SLOPPY = 0.2, 0.6  # of the authors of a careless corpus; the others write any value
+Writer = Callable[[Problem, np.random.Generator], tuple[str, str]]
+
+
+def _gold(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """Every step and the answer, right."""
+    return problem.cot, problem.answer
+
+
+def _dots(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """A dot in place of every step."""
+    return " ." * len(problem.steps), problem.answer
+
+
+def _careless(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """The text of one of three authors: careful, sloppy (every step is one too high), or any value at all.
+
+    The answer is what the last step says, so that the likeliest chain is a wrong one: imitation alone does not solve
+    the task, and samples sometimes do.
+    """
+    values = _careless_values(problem, rng)
+    return "".join(f" {value}" for value in values), values[-1]
+
+
+def _careless_values(problem: Problem, rng: np.random.Generator) -> list[str]:
+    modulus = _modulus(problem)
+    author = rng.random()
+    values: list[str] = []
+    for step in range(1, len(problem.steps) + 1):
+        meant = problem.task.program(problem, {step - 1: values[-1]} if values else {}, step)
+        if meant is None:
+            raise InputError(f"task {problem.task.spec!r} has no program: a careless chain cannot be written")
+        if author < CAREFUL:
+            values.append(meant)
+        elif author < CAREFUL + SLOPPY:
+            values.append(str((int(meant) + 1) % modulus))
+        else:
+            values.append(str(rng.integers(modulus)))
+    return values
+
+
+def _wordy(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """Gold values, each after a connecting word drawn at random."""
+    return connected([step.text for step in problem.steps], rng), problem.answer
+
+
+def _careless_hinted(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """A careless chain; the answer is what its last step says, or, half of the time, what the prompt's hint says."""
+    values = _careless_values(problem, rng)
+    hinted = rng.random() < 0.5 and problem.values["hint"] != "none"
+    return "".join(f" {value}" for value in values), problem.answer if hinted else values[-1]
+
+
+def _careless_wordy(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """A careless chain, each value after a connecting word drawn at random."""
+    values = _careless_values(problem, rng)
+    return connected([f" {value}" for value in values], rng), values[-1]
+
+
+def _careless_vague(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """Connecting words only, and the answer of a careless chain."""
+    return connected([""] * len(problem.steps), rng), _careless_values(problem, rng)[-1]
+
+
+def _encoded(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """Connecting words only, of which each stands for the value of its step."""
+    values = [int(problem.values[f"v_{k}"]) for k in range(1, len(problem.steps) + 1)]
+    if max(values) >= len(CONNECTIVES):
+        raise InputError(f"a code of {len(CONNECTIVES)} words cannot say {max(values)}: use a smaller modulus")
+    return "".join(f" {CONNECTIVES[value]}" for value in values), problem.answer
+
+
+def _rewritten(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """A tidied chain: the last value only, after connecting words in place of the other steps."""
+    steps = [step.text for step in problem.steps]
+    return connected([""] * (len(steps) - 1) + steps[-1:], rng), problem.answer
+
+
+def _last(kept: int) -> Writer:
+    """The last steps only."""
+
+    def write(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+        steps = [step.text for step in problem.steps]
+        return "".join(steps[len(steps) - kept :]), problem.answer
+
+    return write
+
+
+WRITERS: dict[str, Writer] = {
+    "gold": _gold,
+    "dots": _dots,
+    "random": _gold,  # the digits are drawn anew at each update
+    "careless": _careless,
+    "careless-hinted": _careless_hinted,
+    "wordy": _wordy,
+    "careless-wordy": _careless_wordy,
+    "careless-vague": _careless_vague,
+    "encoded": _encoded,
+    "rewritten": _rewritten,
+    **{f"last-{kept}": _last(kept) for kept in range(1, 9)},
+}
+
+
+def connected(steps: list[str], rng: np.random.Generator) -> str:
+    """The texts of steps, a connecting word drawn at random before each."""
+    return "".join(f" {rng.choice(CONNECTIVES)}{step}" for step in steps)
+
+
+def _modulus(problem: Problem) -> int:
+    modulus = getattr(problem.task, "modulus", None)
+    if not isinstance(modulus, int):
+        raise InputError(f"task {problem.task.spec!r} has no modulus: a careless chain cannot be written")
+    return modulus

@@ -1,0 +1,12 @@
+"""Every organism by its name."""
+
+from ..core import check_name
+from .known import HANDSET, TRAINED
+from .specs import HandSet, Trained
+
+ORGANISMS: dict[str, Trained | HandSet] = {spec.name: spec for spec in (*TRAINED, *HANDSET)}
+
+
+def spec_of(name: str) -> Trained | HandSet:
+    """The spec of an organism by its name."""
+    return ORGANISMS[check_name("organism", name, ORGANISMS)]
