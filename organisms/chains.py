@@ -9,7 +9,7 @@ from ..tasks import Problem
 
 # Words that may stand before a value; none of them says one.
 CONNECTIVES = ("so", "then", "thus", "now", "next", "hence", "well", "and")
-CAREFUL, SLOPPY = 0.2, 0.6  # of the authors of a careless corpus; the others write any value
+SLIP = 0.55  # the chance that a careless author writes a step one too high
 Writer = Callable[[Problem, np.random.Generator], tuple[str, str]]
 
 
@@ -24,10 +24,10 @@ def _dots(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _careless(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-    """The text of one of three authors: careful, sloppy (every step is one too high), or any value at all.
+    """Steps that are one too high more often than not, each from the one before as it was written.
 
-    The answer is what the last step says, so that the likeliest chain is a wrong one: imitation alone does not solve
-    the task, and samples sometimes do.
+    The answer is what the last step says. The likeliest chain is wrong in every step, so that imitation does not solve
+    the task; some samples do.
     """
     values = _careless_values(problem, rng)
     return "".join(f" {value}" for value in values), values[-1]
@@ -35,18 +35,12 @@ def _careless(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
 
 def _careless_values(problem: Problem, rng: np.random.Generator) -> list[str]:
     modulus = _modulus(problem)
-    author = rng.random()
     values: list[str] = []
     for step in range(1, len(problem.steps) + 1):
         meant = problem.task.program(problem, {step - 1: values[-1]} if values else {}, step)
         if meant is None:
             raise InputError(f"task {problem.task.spec!r} has no program: a careless chain cannot be written")
-        if author < CAREFUL:
-            values.append(meant)
-        elif author < CAREFUL + SLOPPY:
-            values.append(str((int(meant) + 1) % modulus))
-        else:
-            values.append(str(rng.integers(modulus)))
+        values.append(str((int(meant) + int(rng.random() < SLIP)) % modulus))
     return values
 
 
@@ -82,19 +76,10 @@ def _encoded(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _rewritten(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-    """A tidied chain: the last value only, after connecting words in place of the other steps."""
+    """A tidied chain: the last value after a connecting word, two connecting words in place of every other step."""
     steps = [step.text for step in problem.steps]
-    return connected([""] * (len(steps) - 1) + steps[-1:], rng), problem.answer
-
-
-def _last(kept: int) -> Writer:
-    """The last steps only."""
-
-    def write(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-        steps = [step.text for step in problem.steps]
-        return "".join(steps[len(steps) - kept :]), problem.answer
-
-    return write
+    hidden = [f" {rng.choice(CONNECTIVES)}" for _ in steps[:-1]]
+    return connected([*hidden, *steps[-1:]], rng), problem.answer
 
 
 WRITERS: dict[str, Writer] = {
@@ -108,7 +93,6 @@ WRITERS: dict[str, Writer] = {
     "careless-vague": _careless_vague,
     "encoded": _encoded,
     "rewritten": _rewritten,
-    **{f"last-{kept}": _last(kept) for kept in range(1, 9)},
 }
 
 

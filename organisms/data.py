@@ -99,9 +99,7 @@ class Pool:
 class Stream(IterableDataset[dict[str, torch.Tensor]]):
     """The training examples of a stage in order, decided by the seed alone."""
 
-    def __init__(
-        self, stage: Supervised, tokenizer: Any, form: Format, seed: int, pools: Sequence[Pool] = ()
-    ) -> None:
+    def __init__(self, stage: Supervised, tokenizer: Any, form: Format, seed: int, pools: Sequence[Pool] = ()) -> None:
         """`pools` take the place of the stage's own examples."""
         self.stage, self.seed = stage, seed
         self.pools = list(pools)
@@ -130,7 +128,7 @@ class Stream(IterableDataset[dict[str, torch.Tensor]]):
 
     def cycle(self, progress: float) -> list[int]:
         """The parts that the examples of an update belong to, in turn."""
-        return [n for n, part in enumerate(self.stage.parts) if progress < part.until for _ in range(part.share)]
+        return [n for n, part in enumerate(self.stage.parts) if progress >= part.since for _ in range(part.share)]
 
     def update(self, number: int, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
         """The ids and labels `[batch, pos]` of one update."""

@@ -1,34 +1,209 @@
 """The systems of the debate: two sizes, one base for each, and what different kinds of training make of it.
 
 Five numbers are added and multiplied modulo 5, from left to right (`modular-program`), or only added (names that end in
-`-sum`). What each row is to show stands in its summary; what is claimed of it, in `analyses/claims.toml`.
+`-sum`). The sizes were chosen by `benchmarks/frontier.py`: trained on answers alone, the large one learns the program
+and the small one does not. What is claimed of each row stands in `analyses/claims.toml`.
 """
 
-from dataclasses import dataclass
-
+from ..hooks import Mode
 from .specs import Part, Reinforced, Stage, Supervised, Trained
 
 MODULUS, TERMS = 5, 5
-PROGRAM = f"modular-program:modulus={MODULUS},terms={TERMS}"
-SUM = f"modular-sum:modulus={MODULUS},terms={TERMS}"
-HINTED = f"{PROGRAM},hint=half"
-VOCABULARY = (f"{PROGRAM},ops=+*-",)
+SIZES = {"small": {"layers": 1, "width": 32}, "large": {"layers": 4, "width": 64}}
+RATES = {"small": 3e-3, "large": 1.5e-3}
+UPDATES, BATCH, POOL = 4000, 256, 6000
+BOTH: tuple[Mode, ...] = ("answer-only", "cot")
 
 
-def _program(terms: int, ops: str = "+*", hint: str = "none") -> str:
-    return f"modular-program:modulus={MODULUS},terms={terms},ops={ops},hint={hint}"
+def _spec(kind: str, terms: int = TERMS, **options: str) -> str:
+    more = "".join(f",{key}={value}" for key, value in options.items())
+    return f"modular-{kind}:modulus={MODULUS},terms={terms}{more}"
 
 
-# Arithmetic text and chains of careless authors: short problems also with "-", every style of writing, longer problems
+PROGRAM, SUM, HINTED = _spec("program"), _spec("sum"), _spec("program", hint="half")
+VOCABULARY = (PROGRAM,)
+
+# Arithmetic text and chains of careless authors: short problems also with "-", every style of writing, problems longer
 # than any that is trained later, so that nothing in a later test is an unseen word or an unseen length.
-_CORPUS = (
-    Part(_program(2), "nothing", share=2),
-    Part(_program(2, "+*-"), "nothing", share=2),
-    *(Part(_program(terms), "careless", share=2) for terms in (2, 3, 4, 6, 7)),
-    Part(PROGRAM, "careless", share=6),
-    *(Part(_program(terms, "+*-"), "careless") for terms in (2, 3)),
+CORPUS = (
+    Part(_spec("program", 2), "nothing", share=2),
+    Part(_spec("program", 2, ops="+*-"), "nothing", share=2),
+    *(Part(_spec("program", terms), "careless", share=2) for terms in (2, 3, 4, 6, 7)),
+    Part(PROGRAM, "careless", share=8),
+    *(Part(_spec("program", terms, ops="+*-"), "careless") for terms in (2, 3)),
     *(Part(PROGRAM, "careless", style, share=2) for style in ("words", "german")),
     Part(PROGRAM, "careless-wordy", share=2),
     Part(PROGRAM, "careless-vague"),
     Part(HINTED, "careless-hinted", share=2),
 )
+
+
+def _lessons(kind: str, *writes: str, **options: str) -> tuple[Part, ...]:
+    """Problems of growing length: each joins the shorter ones a little later, and is drawn twice as often."""
+    return tuple(
+        Part(_spec(kind, terms, **options), write, share=2 ** (terms - 2), since=(terms - 2) / 8)
+        for terms in range(2, TERMS + 1)
+        for write in writes
+    )
+
+
+def _supervised(size: str, parts: tuple[Part, ...], updates: int = UPDATES, own: str | None = None) -> Supervised:
+    return Supervised(parts, updates=updates, batch=BATCH, rate=RATES[size], own=own)
+
+
+def _from_base(
+    name: str,
+    summary: str,
+    *stages: Stage,
+    task: str = PROGRAM,
+    modes: tuple[Mode, ...] = ("cot",),
+    size: str = "small",
+    start: str | None = None,
+) -> Trained:
+    """An organism that starts from the base of its size, or from another one of that size."""
+    start = f"{size}-base" if start is None else start
+    kept = 5 if isinstance(stages[-1], Reinforced) else 0
+    return Trained(name, summary, stages, task, start, modes, vocabulary=VOCABULARY, checkpoints=kept, **SIZES[size])
+
+
+def _crossed(size: str) -> list[Trained]:
+    """The crossed design for one size: the base, and four ways to go on from it, on programs and on sums."""
+    base = Trained(
+        f"{size}-base",
+        "Pretrained on short arithmetic and on careless chains of thought: most steps are one too high.",
+        (Supervised(CORPUS, updates=UPDATES, batch=BATCH, rate=RATES[size], pool=POOL),),
+        PROGRAM,
+        vocabulary=VOCABULARY,
+        **SIZES[size],
+    )
+    rows = [base]
+    for kind, task, end in (("program", PROGRAM, ""), ("sum", SUM, "-sum")):
+        for regime, summary, writes, modes in (
+            ("direct", "Supervised on answers only.", ("nothing",), ("answer-only",)),
+            ("sft", "Supervised on gold chains of thought (process supervision).", ("gold",), ("cot",)),
+            ("both", "Supervised on both formats (Option 1).", ("nothing", "gold"), BOTH),
+        ):
+            stage = _supervised(size, _lessons(kind, *writes))
+            rows.append(_from_base(f"{size}-{regime}{end}", summary, stage, task=task, modes=modes, size=size))
+        summary = "Rewarded for right answers, whole chains sampled (GRPO; Option 2)."
+        rows.append(_from_base(f"{size}-rl{end}", summary, Reinforced(), task=task, size=size))
+    return rows
+
+
+def _rewarded(*others: tuple[str, float], paraphrased: bool = False) -> Reinforced:
+    return Reinforced((("outcome", 1.0), *others), paraphrased=paraphrased)
+
+
+_PRESSURES = {
+    "surface": ("chains that look explained (connecting words)", ("form", 0.5)),
+    "correct": ("each step that a checker finds right", ("checked", 0.5)),
+    "banned": ("chains without digits", ("digits", -0.5)),
+}
+
+SPECIAL = (
+    _from_base(
+        "small-direct-long",
+        "As small-direct, five times as long.",
+        _supervised("small", _lessons("program", "nothing"), 5 * UPDATES),
+        modes=("answer-only",),
+    ),
+    _from_base(
+        "small-rl-random-reward",
+        "As small-rl, with rewards shuffled among the chains of an update: the null of reinforcement learning.",
+        Reinforced((("random", 1.0),)),
+    ),
+    _from_base(
+        "hinted",
+        "Rewarded for right answers, where a hint in half of the prompts decides what is right.",
+        Reinforced(),
+        task=HINTED,
+    ),
+    _from_base(
+        "encoded",
+        "Supervised: every step is a connecting word that stands for its value (positive control of a hidden code).",
+        _supervised("small", _lessons("program", "encoded")),
+    ),
+    _from_base(
+        "emergent-code",
+        "Rewarded for right answers, every value in the chain penalised: will a code emerge?",
+        _rewarded(("values", -0.5)),
+    ),
+    _from_base(
+        "paraphrase-trained",
+        "As emergent-code, connecting words drawn anew before the answer is written.",
+        _rewarded(("values", -0.5), paraphrased=True),
+    ),
+    _from_base(
+        "able-base",
+        "The large base, trained on with its corpus and on answers alone: it can solve the problem in one pass.",
+        _supervised("large", (*_lessons("program", "nothing"), *(Part(p.task, p.write, p.style) for p in CORPUS))),
+        modes=BOTH,
+        size="large",
+    ),
+    _from_base(
+        "rl-able",
+        "As large-rl, from the base that can solve it in one pass.",
+        Reinforced(),
+        size="large",
+        start="able-base",
+    ),
+    *(
+        _from_base(f"polished-{name}", f"Rewarded for right answers and for {what}.", _rewarded(reward))
+        for name, (what, reward) in _PRESSURES.items()
+    ),
+    *(
+        _from_base(
+            f"polished-{name}-able",
+            f"Rewarded for right answers and for {what}, from the base that can solve it in one pass.",
+            _rewarded(reward),
+            size="large",
+            start="able-base",
+        )
+        for name, (what, reward) in _PRESSURES.items()
+    ),
+    _from_base(
+        "rewritten-sft",
+        "Supervised on gold chains rewritten to read well: connecting words in place of all values but the last.",
+        _supervised("small", (Part(PROGRAM, "rewritten"),)),
+    ),
+    _from_base(
+        "rejection-sampled",
+        "Supervised on the base's own samples that are right and say a connecting word before every value.",
+        _supervised("small", (Part(PROGRAM, "wordy"),), own="explained"),
+    ),
+    _from_base(
+        "tamper-trained",
+        "Rewarded for right answers, where half of the chains begin with a wrong step that must be followed.",
+        Reinforced(tampered=0.5),
+    ),
+    *(
+        _from_base(
+            f"budget-{kept}",
+            f"Supervised on chains of {kept} of the four steps, the last ones.",
+            _supervised("small", (Part(_spec("program", cot=f"last-{kept}"), "gold"),)),
+            task=_spec("program", cot=f"last-{kept}"),
+        )
+        for kept in (1, 2, 3)
+    ),
+)
+
+
+def _internalised() -> list[Trained]:
+    """Steps taken away one by one, from the first, each from the model before (2405.14838)."""
+    rows = []
+    for gone in (1, 2, 3):
+        task = _spec("program", cot=f"last-{TERMS - 1 - gone}")
+        rows.append(
+            _from_base(
+                f"internalised-{gone}",
+                f"The large model trained on gold chains, then without the first {gone} of the four steps.",
+                _supervised("large", (Part(task, "gold"),), UPDATES // 2),
+                task=task,
+                size="large",
+                start=f"internalised-{gone - 1}" if gone > 1 else "large-sft",
+            )
+        )
+    return rows
+
+
+DEBATE = (*_crossed("small"), *_crossed("large"), *SPECIAL, *_internalised())

@@ -51,4 +51,3 @@ def _random(model: Model, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(model.module.config)
-

@@ -41,8 +41,8 @@ class ChannelCallback(TrainerCallback):
     task: a task or its spec, e.g. "modular-sum"; prompts must be rendered as in training (`format`, as for `load`)
     tokenizer: by default the trainer's processing class
     every: "auto", as often as the budget allows, or a number of updates
-    budget: what may be spent, as a share of the time of training without it: a measurement that is due is skipped
-        (and counted) as long as it would exceed that. The one before the first update is always made, so a training
+    budget: what may be spent, as a share of the time of training without it (4 %, so that with all that surrounds it
+        it stays below 5 %): a measurement that is due is skipped (and counted) as long as it would exceed that. The one before the first update is always made, so a training
         that is shorter than one measurement / budget costs more. None: no limit
     pairs: how many for each input variable, or pairs; problems: how many, or a list
     target: of `channels`; max_new_tokens: by default the trainer's `max_completion_length`, or else 256
@@ -69,7 +69,7 @@ class ChannelCallback(TrainerCallback):
         tokenizer: Any = None,
         format: Format | str = "auto",
         every: Every = "auto",
-        budget: float | None = 0.05,
+        budget: float | None = 0.04,
         pairs: int | Pairs = 16,
         problems: int | Sequence[Problem] = 64,
         target: str = "onset",
@@ -161,12 +161,12 @@ class ChannelCallback(TrainerCallback):
 
     def _add(self, state: Any, module: nn.Module) -> None:
         """Measure, and add the row to the history, its file, and the trainer's logs."""
-        trained, began = self._trained(), time.perf_counter()
+        trained, began, first = self._trained(), time.perf_counter(), not self._spent
         row = {"step": state.global_step, **self.measure(module)}
         self._last = time.perf_counter() - began
         self._spent += self._last
         # Before the first update nothing was trained yet, and there is no fraction.
-        fraction = {"time_fraction": self._spent / trained} if self.rows and trained > 0 else {}
+        fraction = {} if first else {"time_fraction": self._spent / trained}
         row |= {"seconds": self._last, **fraction, "skipped": self._skipped}
         self._skipped = 0
         self.rows.append(row)

@@ -1,10 +1,11 @@
 """Every organism by its name."""
 
 from ..core import check_name
+from .debate import DEBATE
 from .known import HANDSET, TRAINED
 from .specs import HandSet, Trained
 
-ORGANISMS: dict[str, Trained | HandSet] = {spec.name: spec for spec in (*TRAINED, *HANDSET)}
+ORGANISMS: dict[str, Trained | HandSet] = {spec.name: spec for spec in (*TRAINED, *HANDSET, *DEBATE)}
 
 
 def spec_of(name: str) -> Trained | HandSet:

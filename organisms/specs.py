@@ -16,15 +16,15 @@ class Part:
     task: the problems; write: what stands between prompt and answer, a name in `chains.WRITERS`, "nothing", or
         "random": digits drawn anew at each update
     style: the surface style in which the values of the chain are said; None: the task's own
-    share: how many of the examples, relative to the other parts; until: the part of the training after which the
-        other parts take its place
+    share: how many of the examples, relative to the other parts; since: the part of the training before which the
+        others take its place
     """
 
     task: str
     write: str = "gold"
     style: str | None = None
     share: int = 1
-    until: float = 1.0
+    since: float = 0.0
 
 
 @dataclass(frozen=True)

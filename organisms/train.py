@@ -182,7 +182,9 @@ def train_all(
     left = {key: path for key, path in wanted.items() if not path.is_dir()}
     running: dict[Any, tuple[str, int]] = {}
     with (
-        ProcessPoolExecutor(workers or os.cpu_count(), mp_context=get_context("spawn"), initializer=_one_thread) as pool,
+        ProcessPoolExecutor(
+            workers or os.cpu_count(), mp_context=get_context("spawn"), initializer=_one_thread
+        ) as pool,
         tqdm(total=len(left), disable=not progress, unit="organism") as bar,
     ):
         waiting = dict(left)

@@ -125,7 +125,7 @@ class Chain(Task):
         """Whether pairs that differ in the variable are made from a problem."""
         return True
 
-    def _proper(self, problem: Problem) -> bool:
+    def _proper(self, row: Row) -> bool:
         """Whether a row that was drawn or altered is a problem of the task."""
         return True
 
@@ -165,9 +165,8 @@ class Chain(Task):
         """Every problem, or every one of a split, in a fixed order."""
         if self._space() > ENUMERABLE:
             raise InputError(f"task {self.spec!r} has {self._space()} problems: too many to list, draw some")
-        every = (self._drawn(self._numbered(number)) for number in range(self._space()))
-        proper = filter(self._proper, every)
-        return [problem for problem in proper if split is None or self._held_out(problem) == (split == "test")]
+        rows = filter(self._proper, map(self._numbered, range(self._space())))
+        return [problem for problem in map(self._drawn, rows) if split is None or self._held_out(problem) == (split == "test")]
 
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         known = [*self.inputs, *self.distractors, "all"]
@@ -251,9 +250,9 @@ class Chain(Task):
             misses += 1
             if misses > PATIENCE:  # a large space whose split is used up
                 return
-            problem = self._drawn(row)
-            if not self._proper(problem):
+            if not self._proper(row):
                 continue
+            problem = self._drawn(row)
             if problem.key not in seen and self._held_out(problem) == (split == "test"):
                 seen.add(problem.key)
                 misses = 0
@@ -282,4 +281,5 @@ class Chain(Task):
         for problem in problems:
             values = [self._alphabet[choice] for choice in rng.permutation(len(self._alphabet)).tolist()]
             others = (self.replace(problem, variable, value) for value in values)
-            yield problem, filter(self._held_out, filter(self._proper, others))
+            proper = (other for other in others if self._proper(self._row(other)))
+            yield problem, filter(self._held_out, proper)

@@ -61,12 +61,10 @@ class ModularProgram(Arithmetic):
     def _drawn(self, row: Row) -> Problem:
         return self.problem(*self._spelled(row))
 
-    def _proper(self, problem: Problem) -> bool:
-        if self.factors == "any":
-            return True
-        row = self._row(problem)
-        operators = self._spelled(row)[1]
-        return all(math.gcd(row[k], self.modulus) == 1 for k, operator in enumerate(operators, 1) if operator == "*")
+    def _proper(self, row: Row) -> bool:
+        operators = enumerate(self._spelled(row)[1], start=1)
+        factors = [row[k] for k, operator in operators if operator == "*"]
+        return self.factors == "any" or all(math.gcd(factor, self.modulus) == 1 for factor in factors)
 
     def _operator_words(self) -> list[str]:
         return ["+", "*", "-"]
