@@ -14,8 +14,8 @@ from ..core import InputError
 from ..hooks import Mode, Model, Run, Runs, generate, resolve
 from ..hooks.format import decode
 from ..hooks.trace import runs_in_memory
-from ..tasks import Pairs, Problem
-from .targets import Onset, cot_runs, count_reasons, cut, resolve_target
+from ..tasks import Pairs
+from .targets import Onset, cot_runs, count_reasons, cut, given_runs, resolve_target
 
 Places = tuple[tuple[int, ...], ...]
 
@@ -41,6 +41,16 @@ class Batch:
     places: Places
     donor_places: Places
     changed: Int[Tensor, " pair"]
+
+    def texts(self, direction: str) -> tuple[Int[Tensor, "pair pos"], Int[Tensor, "pair source_pos"]]:
+        """The runs that are written into, and those that values are taken from."""
+        both = (self.recipient, self.donor)
+        return both if direction == "denoising" else both[::-1]
+
+    def spots(self, direction: str) -> tuple[Places, Places]:
+        """The places in the runs that are written into, and in those that values are taken from."""
+        both = (self.places, self.donor_places)
+        return both if direction == "denoising" else both[::-1]
 
     def rows(self, rows: Int[Tensor, " row"]) -> "Batch":
         """Some of the pairs."""
@@ -136,7 +146,12 @@ def _sides(
         raise InputError("no pairs to measure")
     problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
     if mode != "cot":
-        runs = _given(problems, cot) if isinstance(cot, Runs) else generate(model, problems, mode, progress=progress)
+        if not isinstance(cot, Runs):
+            runs = generate(model, problems, mode, progress=progress)
+        elif cot.mode == "answer-only":
+            runs = given_runs(model, problems, cot)
+        else:
+            raise InputError("mode='answer-only' with given runs of mode 'cot': pass mode='cot', or answer-only runs")
         return {key: _before_answer(run) for key, run in runs.by_problem().items()}, None
     runs = cot_runs(model, problems, cot, progress)
     onset = resolve_target(target, runs)
@@ -145,16 +160,6 @@ def _sides(
         aim = cut(run, onset, target, model)
         sides[key] = aim if isinstance(aim, str) else Side(aim.head + aim.cot, aim.answer, run)
     return sides, onset
-
-
-def _given(problems: Sequence[Problem], runs: Runs) -> Runs:
-    """Answer-only runs that were made before, or elsewhere."""
-    if runs.mode != "answer-only":
-        raise InputError("mode='answer-only' with given runs of mode 'cot': pass mode='cot', or answer-only runs")
-    known = runs.by_problem()
-    if missing := [p.key for p in problems if p.key not in known]:
-        raise InputError(f"the given runs lack {len(missing)} problems, the first of them {missing[0]!r}")
-    return Runs(tuple(known[p.key] for p in problems), runs.mode, runs.model)
 
 
 def _before_answer(run: Run) -> Side | str:

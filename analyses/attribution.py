@@ -1,8 +1,7 @@
 """Direct logit attribution: what each component adds to the answer's logit."""
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,10 +15,10 @@ from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.cut_view import shallow, view
 from ..hooks.gates import enforce, judge
-from ..hooks.interior import Attention, Done, Interior, Listener
+from ..hooks.interior import Done, Interior
 from ..hooks.sites import Site, attention_of
 from ..hooks.sweep import head_of, open_interior
-from ..hooks.trace import Trace, trace
+from ..hooks.trace import Trace, call_block, trace
 from ..tasks import Pairs
 from .aligned import Batch, align
 from .attribution_table import Attribution
@@ -264,18 +263,3 @@ def _linear_parts(
         (gradient,) = torch.autograd.grad(total, inside)
     product = inside.detach()[:, 0].double() * gradient[:, 0].double()
     return (product.sum(-1) if site == "attn_out" else product).T
-
-
-def call_block(
-    interior: Interior,
-    base: Trace,
-    layer: int,
-    hidden: Float[Tensor, "run pos d_model"],
-    positions: Sequence[int],
-    attention: Attention,
-    listen: Listener | None,
-) -> None:
-    """Run a block on states at positions of a trace's runs, until a handler raises `Done`."""
-    at = torch.tensor(positions, device=hidden.device)
-    with suppress(Done), interior.using(attention=attention, listen=listen):
-        interior.blocks[layer](hidden, **base.call_at(layer, at))

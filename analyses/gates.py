@@ -8,7 +8,7 @@ from ..core import InputError
 from ..hooks import Model, Run, Runs
 from ..hooks.checks import additive_error, bos_count, identity_error, not_finite, padding_error, replay_rate
 from ..hooks.gates import Gate, judge, judge_limit
-from ..hooks.support import FAILURES, check_spliceable
+from ..hooks.support import FAILURES
 from .cells import N_CELLS
 from .eight import Scores, eight_cells, plain_log_p
 from .targets import Aim
@@ -26,7 +26,8 @@ PADDED = (
     "and position_ids."
 )
 IDENTITY = (
-    f"{FLOAT}; a decoder that does more than run its blocks on the residual stream cannot be taken up in between."
+    f"{FLOAT}; what is read of it must be what its blocks run on, and a decoder that does more than run its blocks on "
+    "the residual stream cannot be taken up in between."
 )
 ADDITIVE = (
     "attn_out and mlp_out are not what this model adds to its residual stream (a scaled residual?): record resid_pre "
@@ -131,7 +132,6 @@ def site_gates(
     tokens = sorted({answer[0] for answer in answers})
 
     def identity() -> Gate:
-        check_spliceable(model)
         error = float(np.max([identity_error(model, text, tokens) for text in texts[:2]]))
         return judge("identity patch = 0", error, effect, IDENTITY, "patch")
 

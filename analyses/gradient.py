@@ -15,11 +15,12 @@ from ..core import InputError
 from ..hooks import Model
 from ..hooks.interior import Interior
 from ..hooks.masks import takes_logits_to_keep
+from ..hooks.sites import Site, mlp_width, n_heads
 from ..hooks.trace import Trace, trace
 from .aligned import Aligned, Batch
 from .metrics import Forcing, Metric, check_metric, forcings, reads, term
 from .patch_board import Board, Plan
-from .patch_cells import IN_PLACE, kept_sites
+from .patch_cells import check_places, pattern_z
 
 
 @dataclass(frozen=True)
@@ -56,28 +57,22 @@ class Gradients:
 
     def _chunks(self, batch: Batch, memory: int) -> Iterator[Tensor]:
         """Pairs whose passes fit into the memory together, at least one."""
-        config: Any = self.interior.module.config
-        d_model, heads = config.hidden_size, config.num_attention_heads
-        wide = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
+        module: Any = self.interior.module
         length = max(batch.recipient.shape[1], batch.donor.shape[1]) + max(a.shape[1] for a in batch.answers)
-        numbers = self.model.n_layers * length * (24 * d_model + 6 * wide + 4 * heads * length)
+        each = 24 * module.config.hidden_size + 6 * mlp_width(module) + 4 * n_heads(module) * length
+        numbers = self.model.n_layers * length * each
         step = max(1, int(memory // (4 * numbers)))
         yield from torch.arange(len(batch.index), device=self.model.device).split(step)
 
-    def _window(self, first: int) -> range:
-        return range(first, min(first + self.plan.window, self.model.n_layers))
-
     def _cells(self, batch: Batch, rows: Int[Tensor, " row"]) -> NDArray[np.float64]:
         """Some pairs of a batch, `[cell, pair]`."""
-        layers = sorted({at for first in self.plan.layers for at in self._window(first)})
-        sides = (batch.recipient, batch.donor)
-        sides = sides if self.plan.direction == "denoising" else sides[::-1]
+        layers = self.plan.written
+        kept = [Site(self.plan.site, layer) for layer in layers]
         answers = (batch.answers[0][rows], batch.answers[1][rows])
         total: dict[int, Tensor] = {}
-        for own, other in zip(*(forcings(batch, side) for side in sides), strict=True):
+        for own, other in forcings(batch, self.plan.direction):
             if not reads(self.plan.metric, own):
                 continue
-            kept = kept_sites(self.plan.site, layers)
             with torch.no_grad():
                 base, source = (
                     trace(self.model, self.interior, given.ids[rows], keep=own.keep, sites=kept)
@@ -88,7 +83,7 @@ class Gradients:
             for layer in layers:
                 found = self._terms(batch, layer, base, source, slopes[layer])
                 total[layer] = total[layer] + found if layer in total else found
-        parts = [torch.stack([total[at] for at in self._window(first)]).sum(0) for first in self.plan.layers]
+        parts = [torch.stack([total[at] for at in self.plan.reach(first)]).sum(0) for first in self.plan.layers]
         cells = torch.cat([part.movedim(0, -1).reshape(-1, len(rows)) for part in parts])
         return np.asarray(cells.cpu().double().numpy())
 
@@ -145,17 +140,13 @@ class Gradients:
 
     def _terms(self, batch: Batch, layer: int, base: Trace, source: Trace, slope: Tensor) -> Tensor:
         """(what is written - what was there) . gradient in a layer, `[pair, place]` or `[pair, place, unit]`."""
-        own, other = batch.places, batch.donor_places
-        if self.plan.direction == "noising":
-            own, other = other, own
-        if self.plan.site in IN_PLACE and own != other:
-            raise InputError(
-                f"site {self.plan.site!r} belongs to its position, and places differ between the two runs of a pair: "
-                "patch 'z' or 'v' across positions"
-            )
+        own, other = batch.spots(self.plan.direction)
+        for places in zip(own, other, strict=True):
+            check_places(self.plan.site, *places)
         here, there = ([p for place in places for p in place] for places in (own, other))
         if self.plan.site == "pattern":
-            change = _pattern_z(layer, base, source, here) - base.get("z", layer)[:, here]
+            made = pattern_z(source.get("pattern", layer)[:, here], base.attention[layer]["v"])
+            change = made - base.get("z", layer)[:, here]
         else:
             change = source.get(self.plan.site, layer)[:, there] - base.get(self.plan.site, layer)[:, here]
         product = change.float() * slope[:, here].float()
@@ -165,15 +156,6 @@ class Gradients:
             product = product.flatten(2).sum(-1)
         place = torch.tensor([number for number, at in enumerate(own) for _ in at], device=product.device)
         return product.new_zeros(len(product), len(own), *product.shape[2:]).index_add_(1, place, product)
-
-
-def _pattern_z(layer: int, base: Trace, source: Trace, places: Sequence[int]) -> Tensor:
-    """The z of the source's pattern over the base's values; no position looks beyond itself, so lengths may differ."""
-    values = base.get("v", layer)
-    values = values.repeat_interleave(base.get("q", layer).shape[2] // values.shape[2], dim=2)
-    pattern = source.get("pattern", layer)[:, places].to(values.dtype)
-    size = min(values.shape[1], pattern.shape[-1])
-    return torch.einsum("bphk,bkhd->bphd", pattern[..., :size], values[:, :size])
 
 
 def _figures(metric: Metric, forcing: Forcing, answers: tuple[Tensor, Tensor], logits: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Interventions on a batch of pairs, measured: what every cell says, beside the two plain runs."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,38 +29,51 @@ class Measured:
     forwards: float
 
 
+def swept(
+    model: Model,
+    interior: Interior,
+    meter: Meter,
+    cells: Callable[[Trace, Trace], Sequence[Cell]],
+    *,
+    direction: str = "denoising",
+    base_sites: Iterable[Site] = (),
+    source_sites: Iterable[Site] = (),
+    memory: int = 1 << 30,
+) -> Iterator[int]:
+    """Run the cells that `cells(base's trace, source's trace)` makes, and tell the meter, with each answer forced.
+
+    The base is the run that is written into, the source the one that values are taken from. Yields the number of rows
+    that each chunk has done. sites: what the traces keep besides residual stream and heads
+    """
+    for own, other in forcings(meter.batch, direction):
+        with torch.no_grad():
+            source = trace(model, interior, other.ids, keep=other.keep, sites=source_sites)
+            base = trace(model, interior, own.ids, keep=own.keep, sites=base_sites)
+        read = meter.reader(own, base.logits, source.logits)
+        sweep = Sweep(model, interior, base, own.keep, memory)
+        try:
+            yield from sweep.run(cells(base, source), read)
+        finally:
+            meter.forwards += sweep.forwards
+
+
 def measure(
     model: Model,
     interior: Interior,
     batch: Batch,
+    count: int,
     cells: Callable[[Trace, Trace], Sequence[Cell]],
     *,
     metric: Metric = "log-odds",
-    sites: Iterable[Site] = (),
+    sites: Sequence[Site] = (),
     memory: int = 1 << 30,
 ) -> Measured:
-    """Run the cells that `cells(recipients' trace, donors' trace)` makes into the recipients' runs.
+    """Run the `count` cells that `cells(recipients' trace, donors' trace)` makes into the recipients' runs.
 
-    sites: what the donors' trace keeps besides residual stream and heads
+    sites: what both traces keep besides residual stream and heads
     """
-    pairs = torch.arange(len(batch.index), device=model.device)
-    wanted = list(sites)
-    meter: Meter | None = None
-    n, forwards = 0, 0.0
-    for own, other in zip(forcings(batch, batch.recipient), forcings(batch, batch.donor), strict=True):
-        with torch.no_grad():
-            base = trace(model, interior, own.ids, keep=own.keep, sites=wanted)
-            source = trace(model, interior, other.ids, keep=other.keep, sites=wanted)
-        made = list(cells(base, source))
-        n = len(made)
-        meter = meter or Meter(metric, batch, n + 2, base.logits[:, 0])
-        read = meter.reader(own)
-        for cell, logits in ((n, base.logits), (n + 1, source.logits)):
-            read(torch.full_like(pairs, cell), pairs, logits)
-        sweep = Sweep(model, interior, base, own.keep, memory)
-        for _ in sweep.run(made, read):
-            pass
-        forwards += sweep.forwards + 2 * len(pairs)
-    assert meter is not None
+    meter = Meter(metric, batch, count)
+    for _ in swept(model, interior, meter, cells, base_sites=sites, source_sites=sites, memory=memory):
+        pass
     values, outcomes = meter.values, meter.outcomes
-    return Measured(values[:n], outcomes[:n], values[n], values[n + 1], outcomes[n], forwards)
+    return Measured(values[:count], outcomes[:count], values[-2], values[-1], outcomes[-2], meter.forwards)

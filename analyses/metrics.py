@@ -31,13 +31,19 @@ class Forcing:
     last: bool
 
 
-def forcings(batch: Batch, base: Int[Tensor, "pair pos"]) -> Iterator[Forcing]:
-    """The continuations that score both answers: one run where both have one token, else one for each answer."""
+def forcings(batch: Batch, direction: str) -> Iterator[tuple[Forcing, Forcing]]:
+    """The continuations that score both answers, of the runs that are written and of those that values are taken from:
+    one where both answers have one token, else one for each answer."""
+    base, source = batch.texts(direction)
+    return zip(_forced(batch, base), _forced(batch, source), strict=True)
+
+
+def _forced(batch: Batch, ids: Int[Tensor, "pair pos"]) -> Iterator[Forcing]:
     if all(answer.shape[1] == 1 for answer in batch.answers):
-        yield Forcing(base, (0, 1), 1, True)
+        yield Forcing(ids, (0, 1), 1, True)
         return
     for side, answer in enumerate(batch.answers):
-        yield Forcing(torch.cat([base, answer[:, :-1]], dim=1), (side,), answer.shape[1], side == 1)
+        yield Forcing(torch.cat([ids, answer[:, :-1]], dim=1), (side,), answer.shape[1], side == 1)
 
 
 def check_metric(metric: Metric) -> str:
@@ -100,23 +106,24 @@ def _own(metric: UserMetric, logits: Tensor, answers: tuple[Tensor, Tensor]) -> 
 
 
 class Meter:
-    """Gathers what cells of a batch say: `values` and `outcomes`, both `[cell, pair]`.
+    """Gathers what cells of a batch say: `values` and `outcomes`, both `[cell, pair]`; last come the two plain runs,
+    the one that is written into and the one that values are taken from.
 
     metric: "log-odds", log p(donor's answer) - log p(recipient's), each over all of its tokens; "logit-difference", the
         same of the first tokens' logits; "log-probability" of the donor's answer; "kl", the divergence (nats) of the
         first token's distribution from that of the plain run; or a function (see `UserMetric`)
-    plain: float32 logits `[pair, vocab]` of the plain run where the answer begins
+    cells: how many there are besides the plain runs; forwards: the work so far, in plain forward passes
     """
 
-    def __init__(self, metric: Metric, batch: Batch, cells: int, plain: Float[Tensor, "pair vocab"]) -> None:
-        self.metric = metric
-        self.batch = batch
-        self.plain = plain.log_softmax(-1)
-        pairs = len(batch.index)
-        self.done = np.zeros((cells, pairs), dtype=bool)
+    def __init__(self, metric: Metric, batch: Batch, cells: int) -> None:
+        self.metric, self.batch, self.cells = metric, batch, cells
+        self.forwards = 0.0
+        shape = (cells + 2, len(batch.index))
+        self.done = np.zeros(shape, dtype=bool)
         # By forcing, and set, not added up: rows are read again after memory ran out.
-        self._terms = np.zeros((2, cells, pairs))
-        self._match = np.ones((2, cells, pairs), dtype=bool)
+        self._terms = np.zeros((2, *shape))
+        self._match = np.ones((2, *shape), dtype=bool)
+        self._plain: Tensor | None = None  # log probabilities of the plain run where the answer begins
         if metric == "logit-difference" and (batch.answers[0][:, 0] == batch.answers[1][:, 0]).any():
             raise InputError(
                 "metric 'logit-difference' reads first tokens, and some pairs' are the same: use 'log-odds'"
@@ -132,8 +139,11 @@ class Meter:
         """Which of OUTCOMES the greedy answer is."""
         return np.where(self._match[1], 1, np.where(self._match[0], 0, 2)).astype(np.int8)
 
-    def reader(self, forcing: Forcing) -> Read:
-        """What a sweep tells the logits of a forcing to."""
+    def reader(
+        self, forcing: Forcing, base: Float[Tensor, "pair keep vocab"], source: Float[Tensor, "pair keep vocab"]
+    ) -> Read:
+        """What a sweep tells the logits of a forcing to; those of the two plain runs are given."""
+        plain = self._plain = base[:, 0].log_softmax(-1) if self._plain is None else self._plain
 
         def read(cells: Tensor, runs: Tensor, logits: Tensor) -> None:
             at = (cells.cpu().numpy(), runs.cpu().numpy())
@@ -142,8 +152,12 @@ class Meter:
             for side in forcing.scored:
                 self._match[side][at] = (greedy == answers[side]).all(1).cpu().numpy()
             if reads(self.metric, forcing):
-                found = term(self.metric, forcing, answers, logits, self.plain[runs])
+                found = term(self.metric, forcing, answers, logits, plain[runs])
                 self._terms[forcing.scored[0]][at] = found.detach().double().cpu().numpy()
             self.done[at] = forcing.last
 
+        pairs = torch.arange(len(base), device=base.device)
+        for cell, logits in enumerate((base, source), self.cells):
+            read(torch.full_like(pairs, cell), pairs, logits)
+        self.forwards += 2 * len(pairs)
         return read

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from ..core import InputError, Manifest, check_name, circumstance
@@ -15,16 +14,18 @@ from ..hooks import MODES, Mode, Model, Runs
 from ..hooks.gates import enforce, judge
 from ..hooks.interior import Interior
 from ..hooks.model import fingerprint_of
-from ..hooks.sweep import Cell, Sweep, memory_of, open_interior
-from ..hooks.trace import trace
+from ..hooks.sites import Site
+from ..hooks.sweep import Cell, memory_of, open_interior
+from ..hooks.trace import Trace
 from ..tasks import Pairs
 from .aligned import Aligned, align
 from .gradient import Gradients
-from .metrics import Meter, Metric, check_metric, forcings
+from .measured import swept
+from .metrics import Meter, Metric, check_metric
 from .patch_board import Board, Plan, Work, keep_partial, read_partial
-from .patch_cells import SITES, UNIT_SITES, Writer, check_site, kept_sites
-from .patch_guess import Way, guess
-from .patch_plain import check_plain, measure_plainly
+from .patch_cells import SITES, UNIT_SITES, Writer, check_site
+from .patch_guess import Guess, Way, guess
+from .patch_plain import check_plain, swept_plainly
 from .patch_table import PatchMap, UnitPatchMap
 
 DIRECTIONS = ("denoising", "noising")
@@ -90,7 +91,6 @@ def patch(
     """
     began = time.perf_counter()
     check_name("mode", mode, MODES)
-    check_name("direction", direction, DIRECTIONS)
     plan = _plan(model, site, layers, window, units, direction, metric)
     wanted = Way.of(method, steps, refine, sample, plan)
     interior, why = _opened(model, plan, method)
@@ -99,63 +99,49 @@ def patch(
     how: dict[str, Any] = {"site": site, "mode": mode, "target": target, "direction": direction, "window": window}
     how |= {"metric": check_metric(metric), "cot": cot if isinstance(cot, str) else "given"} | wanted.identity()
     identity = {**model.identity(), "task": pairs.task.spec, **how}
+    facts = {
+        "dropped": aligned.dropped,
+        "pairs": aligned.digest,
+        "weights": "" if model.backend.remote else fingerprint_of(model.module),  # they may have changed since loading
+        "onset": aligned.onset.slot if aligned.onset else None,
+        "way": f"in whole passes: {why}" if why else "resumed in the middle",
+    }
     board = Board.of(plan, model, interior, aligned)
-    way = f"in whole passes: {why}" if why else "resumed in the middle"
-    made = partial(
-        _result, plan=plan, aligned=aligned, names=pairs.variables, identity=identity, began=began, way=way, model=model
-    )
-    if isinstance(resume, str | Path) and callable(metric):
-        raise InputError("resume: what a function measures cannot be told from another's: use a named metric")
-    kept = read_partial(resume, made(board, []), board)
-    facts: dict[str, Any] = {}
+    made = partial(_result, plan, board, aligned, pairs.variables, identity, facts, began)
+    kept = read_partial(resume, made(), plan, board)
     try:
-        guessed = None
-        if method != "exact" and interior is not None:
-            gradients = Gradients(model, interior, plan, board, steps)
-            guessed = guess(gradients, aligned, wanted, memory_of(memory), progress)
-        _sweep(model, interior, aligned, plan, board, memory_of(memory), progress)
+        guessed = _run(model, interior, aligned, plan, board, wanted, memory_of(memory), progress)
     except BaseException as error:
-        keep_partial(error, kept, board, lambda: made(board, []))
+        keep_partial(error, kept, board, made)
         raise
     effect = float(np.abs(board.natural[1] - board.natural[0]).mean())
     gate = judge("identity patch = plain run", board.error, effect, ADVICE)
     enforce([gate])
-    if guessed is not None:
-        facts["approximation"] = guessed.settle(board, plan, wanted, aligned.labels)
+    more = {} if guessed is None else {"approximation": guessed.settle(board, plan, wanted, aligned.labels)}
     if kept is not None:
         kept.unlink(missing_ok=True)
-    return made(board, [gate.asdict()], facts)
+    return made(gates=[gate.asdict()], **more)
 
 
 def _result(
-    board: Board,
-    gates: list[dict[str, Any]],
-    more: Mapping[str, Any] | None = None,
-    *,
     plan: Plan,
+    board: Board,
     aligned: Aligned,
     names: Sequence[str],
     identity: Mapping[str, Any],
+    facts: Mapping[str, Any],
     began: float,
-    way: str,
-    model: Model,
+    **more: Any,
 ) -> PatchMap:
-    facts = {
-        "dropped": aligned.dropped,
-        "gates": gates,
-        "pairs": aligned.digest,
-        "weights": "" if model.backend.remote else fingerprint_of(model.module),  # they may have changed since loading
-        "onset": aligned.onset.slot if aligned.onset else None,
-        "forwards": board.forwards,
-        "way": way,
-    }
+    """What is on the board now."""
     coords: dict[str, tuple[Any, ...]] = {"layer": plan.layers, "position": aligned.labels, "names": tuple(names)}
     if plan.each:
         coords["unit"] = board.units
     shape = board.shape(plan)
+    told = {"gates": [], "forwards": board.forwards, **facts, **more}
     return (UnitPatchMap if plan.each else PatchMap)(
         coords=coords,
-        manifest=Manifest(identity, circumstance(began, **facts, **(more or {}))),
+        manifest=Manifest(identity, circumstance(began, **told)),
         values=board.values.reshape(shape),
         outcome=board.outcome.reshape(shape),
         exact=board.chosen.reshape(shape[:-1]),
@@ -179,6 +165,7 @@ def _opened(model: Model, plan: Plan, method: str) -> tuple[Interior | None, str
 
 def _plan(model: Model, site: str, layers: Any, window: int, units: Any, direction: str, metric: Metric) -> Plan:
     check_name("site", site, SITES)
+    check_name("direction", direction, DIRECTIONS)
     check_metric(metric)
     chosen = tuple(range(model.n_layers)) if layers is None else tuple(layers)
     if not chosen or not set(chosen) <= set(range(model.n_layers)) or not all(isinstance(at, int) for at in chosen):
@@ -193,50 +180,53 @@ def _plan(model: Model, site: str, layers: Any, window: int, units: Any, directi
     elif not len(units):
         raise InputError("units=[]: give the numbers of heads or neurons, 'each' or 'all'")
     each = site in UNIT_SITES and units != "all"
-    return Plan(site, chosen, window, each, None if isinstance(units, str) else tuple(units), direction, metric)
+    return Plan(
+        site, chosen, window, each, None if isinstance(units, str) else tuple(units), direction, metric, model.n_layers
+    )
 
 
-def _sweep(
-    model: Model, interior: Interior | None, aligned: Aligned, plan: Plan, board: Board, memory: int, progress: bool
-) -> None:
-    """Every cell in every batch of pairs."""
-    parts = [part for batch in aligned.batches for part in batch.parts(model, memory)]
-    works = [Work.of(part, plan, board, model.n_layers) for part in parts]
-    with tqdm(
-        total=sum(work.rows for work in works), desc=f"patch {plan.site}", unit="run", disable=not progress, leave=False
-    ) as bar:
+def _run(
+    model: Model,
+    interior: Interior | None,
+    aligned: Aligned,
+    plan: Plan,
+    board: Board,
+    wanted: Way,
+    memory: int,
+    progress: bool,
+) -> Guess | None:
+    """Guess the map where that is wanted, and run every cell that is chosen in every batch of pairs."""
+    guessed = None
+    if wanted.method != "exact" and interior is not None:
+        gradients = Gradients(model, interior, plan, board, wanted.steps)
+        guessed = guess(gradients, aligned, wanted, memory, progress)
+    works = [Work.of(part, plan, board) for batch in aligned.batches for part in batch.parts(model, memory)]
+    total = sum(work.rows for work in works)
+    with tqdm(total=total, desc=f"patch {plan.site}", unit="run", disable=not progress, leave=False) as bar:
         for work in works:
             if work.rows or not np.isfinite(board.natural[:, list(work.batch.index)]).all():
-                if interior is None:
-                    measure_plainly(model, work, plan, board, bar)
-                else:
-                    _measure(model, interior, work, plan, board, memory, bar)
+                _measure(model, interior, work, board, memory, bar)
             bar.set_postfix(forwards=round(board.forwards))
+    return guessed
 
 
-def _measure(model: Model, interior: Interior, work: Work, plan: Plan, board: Board, memory: int, bar: Any) -> None:
-    """One batch of pairs: the plain runs, the cells, and one cell written with what it was."""
-    batch, n = work.batch, len(board.keys)
-    sides = (batch.recipient, batch.donor) if plan.direction == "denoising" else (batch.donor, batch.recipient)
-    pairs = torch.arange(len(batch.index), device=model.device)
-    meter: Meter | None = None
-    for own, other in zip(forcings(batch, sides[0]), forcings(batch, sides[1]), strict=True):
-        with torch.no_grad():
-            source = trace(model, interior, other.ids, keep=other.keep, sites=kept_sites(plan.site, work.layers))
-            base = trace(model, interior, own.ids, keep=own.keep)
-        meter = meter or Meter(plan.metric, batch, n + 3, base.logits[:, 0])
-        read = meter.reader(own)
-        for cell, logits in ((n, base.logits), (n + 1, source.logits)):
-            read(torch.full_like(pairs, cell), pairs, logits)
-        sweep = Sweep(model, interior, base, own.keep, memory)
-        cells = work.cells(Writer(plan.site, base, source))
-        board.forwards += 2 * len(pairs)
-        try:
-            for rows in sweep.run([*cells, *[Cell((), pairs[:0])] * 2, work.identity(base)], read):
-                bar.update(min(rows, max(0, work.rows - bar.n)))
-        finally:
-            board.forwards += sweep.forwards
-            if own.last:
-                board.take(work, meter)
-    assert meter is not None
-    board.take_plain(work, meter, plan.direction)
+def _measure(model: Model, interior: Interior | None, work: Work, board: Board, memory: int, bar: Any) -> None:
+    """One batch of pairs: the cells, and one cell written with what it was."""
+    plan = work.plan
+    meter = Meter(plan.metric, work.batch, len(board.keys) + 1)
+
+    def cells(base: Trace, source: Trace) -> list[Cell]:
+        return [*work.cells(Writer(plan.site, base, source)), work.identity(base)]
+
+    if interior is None:
+        done = swept_plainly(model, work, meter)
+    else:
+        sites = [Site(plan.site, layer) for layer in plan.written]
+        how: dict[str, Any] = {"direction": plan.direction, "source_sites": sites, "memory": memory}
+        done = swept(model, interior, meter, cells, **how)
+    try:
+        for rows in done:
+            bar.update(min(rows, bar.total - bar.n))  # the identity patch is not counted
+    finally:
+        board.take(work, meter)
+    board.take_plain(work, meter)

@@ -36,6 +36,16 @@ class Plan:
     units: tuple[int, ...] | None
     direction: str
     metric: Metric
+    n_layers: int
+
+    def reach(self, layer: int) -> range:
+        """The layers that are written for a cell of this one."""
+        return range(layer, min(layer + self.window, self.n_layers))
+
+    @property
+    def written(self) -> list[int]:
+        """All layers that are written, windows included."""
+        return sorted({at for layer in self.layers for at in self.reach(layer)})
 
 
 @dataclass
@@ -74,54 +84,53 @@ class Board:
         return (len(plan.layers), self.places, *((len(self.units),) if plan.each else ()), self.values.shape[1])
 
     def take(self, work: "Work", meter: Meter) -> None:
-        """Keep what a batch has measured; where nothing can differ it is the plain run's."""
+        """Keep what a batch has measured so far; where nothing can differ it is the plain run's."""
         n, index = len(self.keys), np.array(work.batch.index)
         values, outcome = meter.values[:n].copy(), meter.outcomes[:n].copy()
-        plain = ~work.wanted & ~work.done
-        values[plain] = np.broadcast_to(meter.values[n], values.shape)[plain]
-        outcome[plain] = np.broadcast_to(meter.outcomes[n], values.shape)[plain]
+        plain = ~work.wanted & ~work.done & meter.done[-2]
+        values[plain] = np.broadcast_to(meter.values[-2], values.shape)[plain]
+        outcome[plain] = np.broadcast_to(meter.outcomes[-2], values.shape)[plain]
         ready = (meter.done[:n] & work.wanted) | plain
         cells, pairs = np.nonzero(ready)
         self.values[cells, index[pairs]], self.outcome[cells, index[pairs]] = values[ready], outcome[ready]
+        self.forwards += meter.forwards
 
-    def take_plain(self, work: "Work", meter: Meter, direction: str) -> None:
-        """Keep the figures of the plain runs, and how far the identity patch is off."""
-        n, index = len(self.keys), list(work.batch.index)
-        both = meter.values[n : n + 2]
-        self.natural[:, index] = both if direction == "denoising" else both[::-1]
-        self.error = max(self.error, float(np.abs(meter.values[n + 2] - meter.values[n]).max()))
-        self.outcome[np.ix_(np.flatnonzero(~self.chosen), np.array(index))] = meter.outcomes[n]
+    def take_plain(self, work: "Work", meter: Meter) -> None:
+        """Keep the figures of the plain runs, and how far the identity patch, the cell after all others, is off."""
+        index = list(work.batch.index)
+        identity, *both = meter.values[len(self.keys) :]
+        self.natural[:, index] = both if work.plan.direction == "denoising" else both[::-1]
+        self.error = max(self.error, float(np.abs(identity - both[0]).max()))
+        self.outcome[np.ix_(np.flatnonzero(~self.chosen), np.array(index))] = meter.outcomes[-2]
 
 
-def can_change(batch: Batch, plan: Plan, board: Board, n_layers: int) -> NDArray[np.bool_]:
+def can_change(batch: Batch, plan: Plan, board: Board) -> NDArray[np.bool_]:
     """Where something can change, `[cell, pair]`: not before the first token in which a pair differs, nor in the last
     layer where nothing that is written is read."""
-    places, ids = batch.places, batch.recipient
-    if plan.direction == "noising":
-        places, ids = batch.donor_places, batch.donor
+    places, ids = batch.spots(plan.direction)[0], batch.texts(plan.direction)[0]
     last = np.array([places[at][-1] for _, at, _ in board.keys])
-    top = np.array([layer == n_layers - 1 and plan.site not in ("resid_pre", "k", "v") for layer, _, _ in board.keys])
+    top = np.array(
+        [layer == plan.n_layers - 1 and plan.site not in ("resid_pre", "k", "v") for layer, _, _ in board.keys]
+    )
     unread = top & (last < ids.shape[1] - 1)
     return np.asarray((last[:, None] >= batch.changed.cpu().numpy()) & ~unread[:, None])
 
 
 @dataclass(frozen=True)
 class Work:
-    """What there is to do in one batch. wanted: cells and pairs that are run; done: those that were before; layers:
-    those in which something is written."""
+    """What there is to do in one batch. wanted: cells and pairs that are run; done: those that were before."""
 
     batch: Batch
     plan: Plan
     keys: tuple[Key, ...]
     wanted: NDArray[Any]
     done: NDArray[Any]
-    n_layers: int
 
     @classmethod
-    def of(cls, batch: Batch, plan: Plan, board: Board, n_layers: int) -> "Work":
+    def of(cls, batch: Batch, plan: Plan, board: Board) -> "Work":
         """What can change something, is chosen, and has not been done."""
         done = np.isfinite(board.values[:, list(batch.index)]) | ~board.chosen[:, None]
-        return cls(batch, plan, board.keys, can_change(batch, plan, board, n_layers) & ~done, done, n_layers)
+        return cls(batch, plan, board.keys, can_change(batch, plan, board) & ~done, done)
 
     @property
     def rows(self) -> int:
@@ -129,19 +138,10 @@ class Work:
         single = all(answer.shape[1] == 1 for answer in self.batch.answers)
         return int(self.wanted.sum()) * (1 if single else 2)
 
-    @property
-    def layers(self) -> list[int]:
-        """The layers that are written, windows included."""
-        return sorted({at for layer in self.plan.layers for at in self.window(layer)})
-
-    def window(self, layer: int) -> range:
-        """The layers that are written for a cell of this one."""
-        return range(layer, min(layer + self.plan.window, self.n_layers))
-
     def places(self, at: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The tokens of a place in the run that is written, and in the one that values are taken from."""
-        both = (self.batch.places[at], self.batch.donor_places[at])
-        return both if self.plan.direction == "denoising" else both[::-1]
+        base, source = self.batch.spots(self.plan.direction)
+        return base[at], source[at]
 
     def cells(self, writer: Writer) -> list[Cell]:
         """One cell a key, in the pairs in which it is wanted."""
@@ -150,13 +150,13 @@ class Work:
         for number in np.flatnonzero(self.wanted.any(1)):
             first, at, unit = self.keys[number]
             own, source = self.places(at)
-            writes = tuple(writer.write(layer, own, source, unit) for layer in self.window(first))
+            writes = tuple(writer.write(layer, own, source, unit) for layer in self.plan.reach(first))
             cells[number] = Cell(writes, wanted[number].nonzero()[:, 0])
         return cells
 
     def identity(self, base: Trace) -> Cell:
         """A cell in the middle, written with what it was."""
-        layer, at = self.n_layers // 2, base.ids.shape[1] // 2
+        layer, at = self.plan.n_layers // 2, base.ids.shape[1] // 2
 
         def values(runs: Int[Tensor, " row"]) -> Tensor:
             return base.residual[layer][runs][:, [at]]
@@ -165,12 +165,14 @@ class Work:
         return Cell((Write("resid_pre", layer, (at,), values),), pairs)
 
 
-def read_partial(resume: str | Path | PatchMap | None, empty: PatchMap, board: Board) -> Path | None:
+def read_partial(resume: str | Path | PatchMap | None, empty: PatchMap, plan: Plan, board: Board) -> Path | None:
     """Take over what an interrupted sweep has done; the path to keep this one at, if one was given.
 
     empty: what this sweep makes, before anything is measured
     """
     path = Path(resume) if isinstance(resume, str | Path) else None
+    if path is not None and callable(plan.metric):
+        raise InputError("resume: what a function measures cannot be told from another's: use a named metric")
     if path is not None and path.suffix != ".safetensors":
         raise InputError(f"resume={str(path)!r}: expected the name of a .safetensors file")
     known = (

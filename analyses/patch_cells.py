@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import InputError, check_name
 from ..hooks import Model
 from ..hooks.interior import Interior
-from ..hooks.sites import RESIDUAL_SITES, Site
+from ..hooks.sites import RESIDUAL_SITES, Site, n_heads
 from ..hooks.trace import HEAD_SITES, Trace
 from ..hooks.writes import Write
 
@@ -32,19 +32,30 @@ def check_site(model: Model, interior: Interior | None, site: str, layers: Seque
             raise InputError(f"{name} (layer {layer}) has no neurons that are known here: patch mlp_out instead")
 
 
-def kept_sites(site: str, layers: Sequence[int]) -> list[Site]:
-    """What a source's trace must keep."""
-    return [Site(site, layer) for layer in layers] if site in SITES else []
-
-
 def unit_count(site: str, model: Model, interior: Interior | None) -> int:
     """How many heads (of keys and values: their own number) or neurons every layer has."""
     if site == "neurons" and interior is not None:
         down: Any = interior.down[0]
         return int(getattr(down, "in_features", None) or down.weight.shape[0])
-    config: Any = model.module.config
-    heads = config.num_attention_heads
-    return int((getattr(config, "num_key_value_heads", None) or heads) if site in ("k", "v") else heads)
+    return n_heads(model.module, site)
+
+
+def check_places(site: str, places: Sequence[Any], source_places: Sequence[Any]) -> None:
+    """Raise InputError for a site that belongs to its position where the other run's places are others."""
+    if site in IN_PLACE and places != source_places:
+        raise InputError(
+            f"site {site!r} belongs to its position: expected the same positions in both runs, got {places} and "
+            f"{source_places}; patch 'z' or 'v' across positions"
+        )
+
+
+def pattern_z(
+    pattern: Float[Tensor, "run query head key"], values: Float[Tensor, "run kv_head pos d_head"]
+) -> Float[Tensor, "run query head d_head"]:
+    """The z of patterns over values; no position looks beyond itself, so lengths may differ."""
+    values = values.repeat_interleave(pattern.shape[2] // values.shape[1], dim=1)
+    size = min(values.shape[2], pattern.shape[-1])
+    return torch.einsum("rphk,rhkd->rphd", pattern[..., :size].to(values.dtype), values[:, :, :size])
 
 
 @dataclass
@@ -62,11 +73,7 @@ class Writer:
 
     def write(self, layer: int, places: tuple[int, ...], source_places: tuple[int, ...], unit: int | None) -> Write:
         """The write of one cell; unit: a head or a neuron, None for all of them."""
-        if self.site in IN_PLACE and places != source_places:
-            raise InputError(
-                f"site {self.site!r} belongs to its position: expected the same positions in both runs, got {places} "
-                f"and {source_places}; patch 'z' or 'v' across positions"
-            )
+        check_places(self.site, places, source_places)
         if self.site not in ("q", "k", "v", "pattern"):
             units = None if unit is None else (unit,)
             return Write(self.site, layer, places, self._plain(layer, source_places, units), units)
@@ -106,13 +113,10 @@ class Writer:
     def _z(self, layer: int, places: list[int], given: list[int], runs: Tensor) -> Tensor:
         own, other = self.base.attention[layer], self.source.attention[layer]
         q, k, v = (own[name][runs] for name in ("q", "k", "v"))
+        if self.site == "pattern":
+            return pattern_z(self.source.get("pattern", layer)[runs][:, given], v)
         mask = self.base.masks[layer]
         mask = mask if len(mask) == 1 else mask[runs]
-        if self.site == "pattern":
-            pattern = self.source.get("pattern", layer)[runs][:, given]
-            values = v.repeat_interleave(q.shape[1] // v.shape[1], dim=1)
-            size = min(values.shape[2], pattern.shape[-1])  # no position looks beyond itself, so lengths may differ
-            return torch.einsum("rphk,rhkd->rphd", pattern[..., :size].to(values.dtype), values[:, :, :size])
         rows: Any = places
         if self.site == "q":
             q = other["q"][runs][:, :, given]

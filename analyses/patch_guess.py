@@ -120,7 +120,7 @@ def guess(gradients: Gradients, aligned: Aligned, way: Way, memory: int, progres
     change = gradients.changes(aligned, memory, progress)
     live = np.zeros(len(board.keys), dtype=bool)
     for batch in aligned.batches:
-        live |= can_change(batch, plan, board, gradients.model.n_layers).any(1)
+        live |= can_change(batch, plan, board).any(1)
     cells = np.flatnonzero(live)
     sampled = draw(board.keys, cells, way.sample)
     count = max(LEAST, round(SHARE * len(cells))) if way.refine is None else way.refine

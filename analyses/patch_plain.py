@@ -1,7 +1,6 @@
 """The plain way of patching: one whole pass a cell, by the backend's own means, where none can be resumed midway."""
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from ..hooks import Model
 from ..hooks.backends.base import WRITABLE, Edit
 from ..hooks.sites import Site
 from .metrics import Forcing, Meter, forcings
-from .patch_board import Board, Plan, Work
+from .patch_board import Plan, Work
 
 ROWS = 64  # patched runs that share a pass
 
@@ -27,32 +26,18 @@ def check_plain(plan: Plan, why: str) -> None:
         )
 
 
-def measure_plainly(model: Model, work: Work, plan: Plan, board: Board, bar: Any) -> None:
-    """One batch of pairs, every cell in a whole pass."""
-    batch, n = work.batch, len(board.keys)
-    sides = (batch.recipient, batch.donor) if plan.direction == "denoising" else (batch.donor, batch.recipient)
-    pairs = torch.arange(len(batch.index), device=batch.changed.device)
-    meter: Meter | None = None
-    for own, other in zip(forcings(batch, sides[0]), forcings(batch, sides[1]), strict=True):
-        plain, source = (_logits(model, forcing.ids, [], forcing.keep) for forcing in (own, other))
-        meter = meter or Meter(plan.metric, batch, n + 3, plain[:, 0])
-        read = meter.reader(own)
-        for cell, logits in ((n, plain), (n + 1, source)):
-            read(torch.full_like(pairs, cell), pairs, logits)
-        board.forwards += 2 * len(pairs)
-        given = _states(model, work, plan, other.ids)
-        try:
-            for cells, runs in _chunks(work, pairs):
-                edits = _edits(work, plan, given, cells, runs)
-                read(cells, runs, _logits(model, own.ids[runs], edits, own.keep))
-                board.forwards += len(runs)
-                bar.update(len(runs))
-            read(torch.full_like(pairs, n + 2), pairs, _identity(model, own))
-        finally:
-            if own.last:
-                board.take(work, meter)
-    assert meter is not None
-    board.take_plain(work, meter, plan.direction)
+def swept_plainly(model: Model, work: Work, meter: Meter) -> Iterator[int]:
+    """Run the cells of a batch of pairs in whole passes, and tell the meter; yields the number of rows of each pass."""
+    plan, identity = work.plan, len(work.keys)
+    pairs = torch.arange(len(work.batch.index), device=work.batch.changed.device)
+    for own, other in forcings(work.batch, plan.direction):
+        read = meter.reader(own, *(_logits(model, forcing.ids, [], forcing.keep) for forcing in (own, other)))
+        given = _states(model, plan, other.ids)
+        for cells, runs in _chunks(work, pairs):
+            read(cells, runs, _logits(model, own.ids[runs], _edits(work, given, cells, runs), own.keep))
+            meter.forwards += len(runs)
+            yield len(runs)
+        read(torch.full_like(pairs, identity), pairs, _identity(model, own))
 
 
 def _logits(model: Model, ids: Int[Tensor, "run pos"], edits: list[Edit], keep: int) -> Float[Tensor, "run keep vocab"]:
@@ -62,15 +47,15 @@ def _logits(model: Model, ids: Int[Tensor, "run pos"], edits: list[Edit], keep: 
     return model.backend.write(ids, torch.ones_like(ids, dtype=torch.bool), edits, rows).view(runs, keep, -1)
 
 
-def _states(model: Model, work: Work, plan: Plan, ids: Int[Tensor, "run pos"]) -> dict[Site, Tensor]:
+def _states(model: Model, plan: Plan, ids: Int[Tensor, "run pos"]) -> dict[Site, Tensor]:
     """The source's states of the site, `[run, pos, ...]`, in every layer that is written."""
     runs, length = ids.shape
     rows = torch.cartesian_prod(torch.arange(runs), torch.arange(length)).to(ids.device)
     mask = torch.ones_like(ids, dtype=torch.bool)
     if plan.site == "z":
-        read = model.backend.read_heads(ids, mask, work.layers, rows)
+        read = model.backend.read_heads(ids, mask, plan.written, rows)
     else:
-        read = model.backend.read(ids, mask, [Site(plan.site, layer) for layer in work.layers], rows)
+        read = model.backend.read(ids, mask, [Site(plan.site, layer) for layer in plan.written], rows)
     return {site: values.unflatten(0, (runs, length)) for site, values in read.items()}
 
 
@@ -82,7 +67,7 @@ def _chunks(work: Work, pairs: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         yield torch.from_numpy(cells[part]).to(pairs.device), torch.from_numpy(runs[part]).to(pairs.device)
 
 
-def _edits(work: Work, plan: Plan, given: dict[Site, Tensor], cells: Tensor, runs: Tensor) -> list[Edit]:
+def _edits(work: Work, given: dict[Site, Tensor], cells: Tensor, runs: Tensor) -> list[Edit]:
     """What is written in the runs of a chunk, which may be of several cells."""
     edits = []
     for cell in dict.fromkeys(cells.tolist()):
@@ -90,10 +75,9 @@ def _edits(work: Work, plan: Plan, given: dict[Site, Tensor], cells: Tensor, run
         here = (cells == cell).nonzero()[:, 0]
         own, source = work.places(at)
         rows = torch.stack([here.repeat_interleave(len(own)), torch.tensor(own * len(here), device=here.device)], dim=1)
-        for layer in work.window(first):
-            values = given[Site(plan.site, layer)][runs[here]][:, list(source)].flatten(0, 1)
-            heads = None if unit is None else (unit,)
-            edits.append(Edit(Site(plan.site, layer), rows, values if unit is None else values[:, [unit]], heads))
+        for site in (Site(work.plan.site, layer) for layer in work.plan.reach(first)):
+            values = given[site][runs[here]][:, list(source)].flatten(0, 1)
+            edits.append(Edit(site, rows, values) if unit is None else Edit(site, rows, values[:, [unit]], (unit,)))
     return edits
 
 

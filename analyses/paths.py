@@ -14,16 +14,16 @@ from tqdm import tqdm
 
 from ..core import Manifest, check_name, circumstance
 from ..hooks import MODES, Mode, Model, Runs
-from ..hooks.gates import enforce, judge
+from ..hooks.gates import Gate, enforce, judge
 from ..hooks.interior import Attend, Done, Interior
-from ..hooks.sites import Site
-from ..hooks.sweep import Cell, Sweep, memory_of, open_interior
-from ..hooks.trace import Trace, trace
+from ..hooks.sites import Site, n_heads
+from ..hooks.sweep import Cell, memory_of, open_interior
+from ..hooks.trace import Trace, call_block
 from ..hooks.writes import Write
 from ..tasks import Pairs
 from .aligned import Batch, align
-from .attribution import call_block
-from .metrics import Meter, Metric, check_metric, forcings
+from .measured import swept
+from .metrics import Meter, Metric, check_metric
 from .patch import DIRECTIONS
 from .paths_table import NOTHING, End, Parts, Paths, path_keys
 
@@ -83,11 +83,7 @@ def paths(
     with tqdm(desc="paths", unit="run", disable=not progress, leave=False) as bar:
         for part in (part for batch in aligned.batches for part in batch.parts(model, memory_of(memory))):
             _measure(model, interior, part, board, memory_of(memory), bar)
-    effect = float(np.abs(board.natural[1] - board.natural[0]).mean())
-    gates = [
-        judge("a path that carries nothing = plain run", float(board.errors[0]), effect, ADVICE),
-        judge("all paths to the logits together = the source's run", float(board.errors[1]), effect, ADVICE),
-    ]
+    gates = board.gates()
     enforce(gates)
     how = {"sender": _plain(sender), "receiver": _plain(receiver), "positions": _plain(positions)}
     how |= {"mode": mode, "target": target, "cot": cot if isinstance(cot, str) else "given"}
@@ -116,10 +112,8 @@ def _plain(names: str | Sequence[str] | None) -> str | list[str] | None:
 
 
 def _named(model: Model) -> Parts:
-    config: Any = model.module.config
-    heads = config.num_attention_heads
     parallel = tuple(block.parallel for block in model.sites.blocks)
-    return Parts(heads, getattr(config, "num_key_value_heads", None) or heads, parallel)
+    return Parts(n_heads(model.module), n_heads(model.module, "k"), parallel)
 
 
 def _parts(model: Model) -> list[Site]:
@@ -146,47 +140,45 @@ class _Board:
         blank = np.full(shape, np.nan)
         return cls(ends, how, blank, np.zeros(shape, np.int8), np.full((2, pairs), np.nan), np.zeros(2))
 
-    def take(self, batch: Batch, meter: Meter, keys: Sequence[tuple[int, int]]) -> None:
-        """Keep what a batch has measured: the paths, then base, source, nothing and everything."""
-        index = np.array(batch.index)
+    def take(self, meter: Meter, keys: Sequence[tuple[int, int]]) -> None:
+        """Keep what a batch has measured: the paths, then nothing and everything, then base and source."""
+        index = np.array(meter.batch.index)
         for cell, (i, j) in enumerate(keys):
             self.values[i, j, index], self.outcome[i, j, index] = meter.values[cell], meter.outcomes[cell]
-        base, source, nothing, everything = meter.values[len(keys) :]
+        nothing, everything, base, source = meter.values[len(keys) :]
         self.natural[:, index] = (source, base) if self.how[0] == "noising" else (base, source)
         off = np.abs([nothing - base, everything - source]).max(axis=1)
         self.errors = np.maximum(self.errors, off)
+        self.forwards += meter.forwards
+
+    def gates(self) -> list[Gate]:
+        """What nothing and everything must be."""
+        effect = float(np.abs(self.natural[1] - self.natural[0]).mean())
+        names = ("a path that carries nothing = plain run", "all paths to the logits together = the source's run")
+        return [judge(name, float(error), effect, ADVICE) for name, error in zip(names, self.errors, strict=True)]
 
 
 def _measure(model: Model, interior: Interior, batch: Batch, board: _Board, memory: int, bar: Any) -> None:
     """Every path in one batch of pairs."""
     direction, metric, everywhere = board.how
-    sides, places = (batch.recipient, batch.donor), (batch.places, batch.donor_places)
-    if direction == "noising":
-        sides, places = sides[::-1], places[::-1]
-    pairs, keys = torch.arange(len(batch.index), device=model.device), path_keys(*board.ends)
-    spots = zip(*([p for place in side for p in place] for side in places), strict=True)
-    at = sorted(set(spots))
-    meter: Meter | None = None
-    for own, other in zip(forcings(batch, sides[0]), forcings(batch, sides[1]), strict=True):
-        with torch.no_grad():
-            source = trace(model, interior, other.ids, keep=other.keep, sites=_parts(model))
-            base = trace(model, interior, own.ids, keep=own.keep, sites=_parts(model))
-        meter = meter or Meter(metric, batch, len(keys) + 4, base.logits[:, 0])
-        read = meter.reader(own)
-        for cell, logits in enumerate((base.logits, source.logits), len(keys)):
-            read(torch.full_like(pairs, cell), pairs, logits)
+    senders, receivers = board.ends
+    pairs, keys = torch.arange(len(batch.index), device=model.device), path_keys(senders, receivers)
+    named = sorted(set(zip(*([p for place in side for p in place] for side in batch.spots(direction)), strict=True)))
+
+    def cells(base: Trace, source: Trace) -> list[Cell]:
+        at = named
         if everywhere:  # answers that are forced too; nothing differs before the first token that does
-            at = [(position, position) for position in range(int(batch.changed.min()), own.ids.shape[1])]
-        edges = Edges(interior, base, source, tuple(at), own.keep)
-        checks = (edges.write(NOTHING, board.ends[1][keys[0][1]]), edges.everything())
-        cells = [Cell((edges.write(board.ends[0][i], board.ends[1][j]),), pairs) for i, j in keys]
-        cells += [Cell((), pairs[:0]), Cell((), pairs[:0]), *(Cell((write,), pairs) for write in checks)]
-        sweep = Sweep(model, interior, base, own.keep, memory)
-        for rows in sweep.run(cells, read):
-            bar.update(rows)
-        board.forwards += sweep.forwards + 2 * len(pairs)
-    assert meter is not None
-    board.take(batch, meter, keys)
+            at = [(position, position) for position in range(int(batch.changed.min()), base.ids.shape[1])]
+        edges = Edges(interior, base, source, tuple(at), base.logits.shape[1])
+        writes = [edges.write(senders[i], receivers[j]) for i, j in keys]
+        writes += [edges.write(NOTHING, receivers[keys[0][1]]), edges.everything()]
+        return [Cell((write,), pairs) for write in writes]
+
+    meter, sites = Meter(metric, batch, len(keys) + 2), _parts(model)
+    how: dict[str, Any] = {"direction": direction, "base_sites": sites, "source_sites": sites, "memory": memory}
+    for rows in swept(model, interior, meter, cells, **how):
+        bar.update(rows)
+    board.take(meter, keys)
 
 
 @dataclass

@@ -157,9 +157,9 @@ def _ask(
     problems = [p for pair in pairs for p in (pair.recipient, pair.donor)]
     if variable is not None and problems and variable not in problems[0].values:
         check_name("variable", variable, problems[0].values)
-    if variable is None and (hasattr(find, "fit") or is_named(find, "means") or is_named(find, "leace")):
+    if variable is None and (hasattr(find, "fit") or is_named(find, "means", "leace")):
         raise InputError("the problems have no variable to find a subspace of: use find='das', or give a basis")
-    if rank is not None and not (is_named(find, "means") or is_named(find, "das")):
+    if rank is not None and not is_named(find, "means", "das"):
         raise InputError(
             f"rank={rank}: find={_told(find)!r} has the rank of the variable; rank is for 'means' and 'das'"
         )
@@ -205,7 +205,7 @@ def _measure(
         for batch in [part for whole in aligned.batches for part in whole.parts(model, memory)]:
             index = list(batch.index)
             cells = _Cells(asked, layer, batch, swaps, torch.from_numpy(fold[index]), fitted)
-            found = measure(model, interior, batch, cells.made, memory=memory)
+            found = measure(model, interior, batch, shape[1], cells.made, memory=memory)
             arrays["values"][i][:, index], arrays["outcome"][i][:, index] = found.values, found.outcomes
             arrays["recipient"][index], arrays["donor"][index] = found.recipient, found.donor
             arrays["plain"][index] = found.plain_outcome
@@ -226,7 +226,7 @@ class _Cells:
         self.states: tuple[Tensor, Tensor]
 
     def made(self, base: Trace, source: Trace) -> list[Cell]:
-        """A cell an intervention, in the order of `names_of`."""
+        """A cell an intervention, in the order of `_names`."""
         own, other = self.batch.places[0], self.batch.donor_places[0]
         x = base.get(self.asked.site, self.layer)[:, list(own)]
         y = source.get(self.asked.site, self.layer)[:, list(other)]
@@ -253,8 +253,7 @@ def _names(asked: Asked) -> tuple[str, ...]:
     """The interventions in their order, a control as often as it is drawn."""
     names = [WHOLE, SWAPPED, *[RANDOM] * asked.draws, *[MATCHED] * asked.draws]
     if asked.variable is not None:
-        names += [] if is_named(asked.find, "das") else [SHUFFLED] * asked.draws
-        names += [ERASED, *[SHUFFLED_ERASED] * asked.draws, *[RANDOM_ERASED] * asked.draws]
+        names += [*[SHUFFLED] * asked.draws, ERASED, *[SHUFFLED_ERASED] * asked.draws, *[RANDOM_ERASED] * asked.draws]
     return tuple(names)
 
 

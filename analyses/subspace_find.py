@@ -37,11 +37,13 @@ class Asked:
     seed: int
 
 
-def is_named(find: Any, name: str) -> bool:
-    return isinstance(find, str) and find == name
+def is_named(find: Any, *names: str) -> bool:
+    """Whether a way to find subspaces is one of these names, and no probe and no basis."""
+    return isinstance(find, str) and find in names
 
 
 def labels_of(runs: Runs, variable: str | None) -> NDArray[Any]:
+    """The value of a variable in every run's problem."""
     return np.array([run.problem.values[str(variable)] for run in runs])
 
 
@@ -94,7 +96,7 @@ class Fitted:
         y = labels[run]
         return cls(
             _find(X, y, asked),
-            [_find(X, other, asked) for other in permuted] if not is_named(asked.find, "das") else [],
+            [_find(X, other, asked) for other in permuted],
             LeaceEraser().fit(X, y),
             [LeaceEraser().fit(X, other) for other in permuted],
             RidgeProbe().fit(X, y, **groups),

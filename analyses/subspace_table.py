@@ -90,11 +90,12 @@ class Subspace(Result):
         what = f"{how['variable']} ({entropy:.2f} bits)" if how["variable"] else "no variable"
         lines = [
             f"{what} at {how['position']} ({how['site']}, {how['mode']} run), subspace {how['find']}; "
-            f"{self.values.shape[-1]} pairs; moved: they answer as the donor does, kept: as the recipient"
+            "moved: pairs that answer as the donor does, kept: as the recipient"
         ]
         frame = self.frame()
         frame["shown"] = [interval_text(*row) for row in frame[["estimate", "low", "high"]].itertuples(index=False)]
-        for model in self.coords["model"]:
+        for m, model in enumerate(self.coords["model"]):
+            pairs = int(np.isfinite(self.recipient[m]).sum())
             own = frame[frame["model"] == model]
             read = own[own["quantity"] == "bits"].set_index("layer")["shown"].rename("bits")
             moved = own[(own["quantity"] == "moved") & ~own["intervention"].isin(list(KEPT))]
@@ -102,9 +103,9 @@ class Subspace(Result):
             wide = pd.concat([moved, kept]).pivot(index="layer", columns="intervention", values="shown")
             order = [name for name in INTERVENTIONS if name in wide]
             labels = {name: f"{name}: {'kept' if name in KEPT else 'moved'}" for name in order}
-            ranks = pd.Series(self.rank[self.coords["model"].index(model)], index=self.coords["layer"], name="rank")
+            ranks = pd.Series(self.rank[m], index=self.coords["layer"], name="rank")
             columns = [ranks, read, wide[order].rename(columns=labels)]
-            lines.append(f"{model}\n{pd.concat(columns, axis=1).to_string()}")
+            lines.append(f"{model}, {pairs} pairs\n{pd.concat(columns, axis=1).to_string()}")
         return "\n".join(lines)
 
 

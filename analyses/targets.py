@@ -74,12 +74,7 @@ def cot_runs(
     if (samples > 1 or temperature > 0) and not (isinstance(cot, str) and cot == "model"):
         raise InputError('samples and temperature are for cot="model": given chains of thought are taken as they are')
     if isinstance(cot, Runs):
-        have = {run.problem.key for run in cot}
-        missing = [p.key for p in problems if p.key not in have]
-        if missing:
-            raise InputError(f"the given runs lack {len(missing)} problems, the first of them {missing[0]!r}")
-        wanted = {p.key for p in problems}
-        return Runs(tuple(run for run in cot if run.problem.key in wanted), cot.mode, model)
+        return given_runs(model, problems, cot)
     if not isinstance(cot, str):
         return replay(model, problems, cot, progress=progress)
     if cot == "task":
@@ -90,12 +85,21 @@ def cot_runs(
     return generate(model, problems, "cot", progress=progress, max_new_tokens=max_new_tokens, **drawn)
 
 
+def given_runs(model: Model, problems: Sequence[Problem], runs: Runs) -> Runs:
+    """Those of the runs that are of these problems; InputError where one has none."""
+    have = {run.problem.key for run in runs}
+    if missing := [p.key for p in problems if p.key not in have]:
+        raise InputError(f"the given runs lack {len(missing)} problems, the first of them {missing[0]!r}")
+    wanted = {p.key for p in problems}
+    return Runs(tuple(run for run in runs if run.problem.key in wanted), runs.mode, model)
+
+
 def find_onset(runs: Runs) -> Onset:
     """The first slot whose value equals the run's own answer in at least 90 % of runs, else the answer after the cue.
 
     A slot is a step that the task names as stating the answer. Tasks that read no steps are searched for the first
-    match
-    of the whole value; if the same search finds *another* problem's answer in more than 5 % of the runs, it is refused.
+    match of the whole value; if the same search finds *another* problem's answer in more than 5 % of the runs, it is
+    refused.
     """
     usable = [run for run in runs if run.finished and run.answer is not None]
     if not usable:

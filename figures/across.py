@@ -7,8 +7,9 @@ from matplotlib.axes import Axes
 
 from ..analyses.across_table import CONTROLS, OWN, Across
 from ..core import check_name
-from .canvas import canvas, named
-from .style import COLUMN, DOUBLE_COLUMN, GREY
+from .canvas import named
+from .depth import by_depth
+from .style import GREY
 
 LOOKS = dict(
     zip(
@@ -17,8 +18,6 @@ LOOKS = dict(
         strict=True,
     )
 )
-GAP = 0.7  # layers between two panels
-LABELS = 24  # numbers of layers that fit
 
 
 def across(results: Across | Mapping[str, Across], ax: Axes | None = None, *, position: str | None = None) -> Axes:
@@ -36,36 +35,10 @@ def across(results: Across | Mapping[str, Across], ax: Axes | None = None, *, po
     'layer'
     """
     shown = named(results, Across)
-    with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.2) as axes:
-        ticks: dict[float, str] = {}
-        left = 0.0
-        for number, (name, result) in enumerate(shown.items()):
-            layers = list(result.coords["layer"])
-            _panel(axes, result, position, left, number == 0)
-            ticks |= {
-                left + i: str(layer) for i, layer in list(enumerate(layers))[:: 1 + len(layers) * len(shown) // LABELS]
-            }
-            if name:
-                place = axes.get_xaxis_transform()
-                middle = left + (len(layers) - 1) / 2
-                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
-            left += len(layers) + GAP
-        axes.set_xticks(list(ticks), list(ticks.values()))
-        axes.set_ylim(-0.04, 1.08)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("P(own answer)")
-        high = 1.8 if any(shown) else 0.3
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=2 if len(shown) == 1 else 3,
-            frameon=False,
-            borderaxespad=high,
-        )
-        return axes
+    return by_depth(shown, ax, "P(own answer)", lambda axes, name, left: _panel(axes, shown[name], position, left))
 
 
-def _panel(axes: Axes, result: Across, position: str | None, left: float, first: bool) -> None:
+def _panel(axes: Axes, result: Across, position: str | None, left: float) -> None:
     """Draw one result from x = `left` on."""
     places = result.coords["position"]
     place = places[0] if position is None else check_name("position", position, places)
@@ -78,4 +51,4 @@ def _panel(axes: Axes, result: Across, position: str | None, left: float, first:
         colour, marker = LOOKS[name]
         rows = frame[frame["condition"] == name]
         axes.vlines(x, rows["low"], rows["high"], colors=colour, linewidths=0.8)
-        axes.plot(x, rows["estimate"], color=colour, marker=marker, label=name if first else "")
+        axes.plot(x, rows["estimate"], color=colour, marker=marker, label="" if left else name)

@@ -7,8 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..analyses.subspace_table import MATCHED, RANDOM, SHUFFLED, SWAPPED, WHOLE, Subspace
-from .canvas import canvas, named
-from .style import COLUMN, DOUBLE_COLUMN, GREY
+from .canvas import named
+from .depth import by_depth
+from .style import GREY
 
 LOOKS = {
     WHOLE: ("#000000", "s", "-"),
@@ -17,8 +18,6 @@ LOOKS = {
     MATCHED: ("#56B4E9", "^", "--"),
     RANDOM: ("#999999", "v", "--"),
 }
-GAP = 0.7  # layers between two panels
-LABELS = 24  # numbers of layers that fit
 
 
 def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None) -> Axes:
@@ -36,53 +35,28 @@ def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None)
     'share of pairs moved'
     """
     shown = named(results, Subspace)
-    with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.2) as axes:
-        ticks: dict[float, str] = {}
-        left = 0.0
-        for number, (name, result) in enumerate(shown.items()):
-            layers = result.coords["layer"]
-            _panel(axes, result.frame(), result, left, number == 0)
-            ticks |= {
-                left + i: str(layer) for i, layer in list(enumerate(layers))[:: 1 + len(layers) * len(shown) // LABELS]
-            }
-            if name:
-                place = axes.get_xaxis_transform()
-                middle = left + (len(layers) - 1) / 2
-                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
-            left += len(layers) + GAP
-        axes.set_xticks(list(ticks), list(ticks.values()))
-        axes.set_ylim(-0.04, 1.08)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("share of pairs moved")
-        high = 1.8 if any(shown) else 0.3
-        axes.legend(
-            loc="lower left",
-            bbox_to_anchor=(0, 1),
-            ncols=2 if len(shown) == 1 else 3,
-            frameon=False,
-            borderaxespad=high,
-        )
-        return axes
+    return by_depth(shown, ax, "share of pairs moved", lambda axes, name, left: _panel(axes, shown[name], left))
 
 
-def _panel(axes: Axes, frame: pd.DataFrame, result: Subspace, left: float, first: bool) -> None:
+def _panel(axes: Axes, result: Subspace, left: float) -> None:
     """Draw one result from x = `left` on."""
+    frame = result.frame()
     layers = list(result.coords["layer"])
     x = left + np.arange(len(layers))
     read = _of(frame, "trained", "read", "bits", layers)[0]
     share = read / result.manifest.circumstance["entropy"] if result.manifest.circumstance["entropy"] else read
-    axes.bar(x, np.clip(share, 0, None), width=0.6, color="#DDDDDD", zorder=0, label="bits / entropy" if first else "")
+    axes.bar(x, np.clip(share, 0, None), width=0.6, color="#DDDDDD", zorder=0, label="" if left else "bits / entropy")
     for name, (colour, marker, line) in LOOKS.items():
         if name not in result.coords["intervention"]:
             continue
         estimate, low, high = _of(frame, "trained", name, "moved", layers)
         axes.vlines(x, low, high, colors=colour, linewidths=0.8)
-        axes.plot(x, estimate, color=colour, marker=marker, linestyle=line, label=name if first else "")
+        axes.plot(x, estimate, color=colour, marker=marker, linestyle=line, label="" if left else name)
     if "random-init" in result.coords["model"]:
         estimate, low, high = _of(frame, "random-init", SWAPPED, "moved", layers)
         colour = LOOKS[SWAPPED][0]
         axes.vlines(x, low, high, colors=GREY, linewidths=0.6)
-        label = "subspace, random model" if first else ""
+        label = "" if left else "subspace, random model"
         axes.plot(x, estimate, color=colour, marker="o", markerfacecolor="white", linestyle=":", label=label)
 
 

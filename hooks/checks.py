@@ -7,15 +7,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .backends.base import position_ids
+from ..core import InputError
+from .backends.base import Edit, position_ids
 from .cache import forward_segment
 from .decoding import pad
 from .model import Model
-from .resume import resume
 from .runs import Run
 from .sites import Site
 from .splice import plain_logits
 from .support import unspliceable
+from .sweep import Cell, Sweep, open_interior
+from .trace import trace
+from .writes import Write
 
 Ids = tuple[int, ...]
 
@@ -47,24 +50,31 @@ def padding_error(model: Model, texts: Sequence[Ids], tokens: Sequence[int], *, 
 
 @torch.no_grad()
 def identity_error(model: Model, text: Ids, tokens: Sequence[int]) -> float:
-    """The largest change of log p of any of `tokens` when a run is taken up again from its own states.
+    """The largest change of log p of any of `tokens` when the states that the backend reads are written into their run.
 
     At the first, middle and last layer, from the first, middle and last position on: patching nothing must do nothing.
+    The run is taken up there, as `patch` does it; where that cannot be done, it is run whole, as `patch` does then.
     """
     ids = torch.tensor([text], device=model.device)
-    _, past = forward_segment(model, ids)
-    layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
-    rows = torch.tensor([(0, position) for position in range(len(text))], device=model.device)
-    sites = [Site("resid_pre", layer) for layer in layers]
-    states = model.backend.read(ids, torch.ones_like(ids, dtype=torch.bool), sites, rows)
-    plain = next_log_p(model, text, tokens)
-    worst = 0.0
-    for site, hidden in states.items():
-        for position in sorted({0, len(text) // 2, len(text) - 1}):
-            before = [(k[:, :, :position], v[:, :, :position]) for k, v in past] if position else []
-            logits = resume(model, site.layer, hidden[None, position:], before, ids=ids)
-            worst = _largest(worst, logits[0, -1].log_softmax(-1)[list(tokens)] - plain)
-    return worst
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    rows = mask.nonzero()
+    sites = [Site("resid_pre", layer) for layer in sorted({0, model.n_layers // 2, model.n_layers - 1})]
+    states = model.backend.read(ids, mask, sites, rows)
+    places = [(site, start) for site in sites for start in sorted({0, len(text) // 2, len(text) - 1})]
+    try:
+        interior = open_interior(model)
+    except InputError:
+        edits = [Edit(site, rows[start:], states[site][start:]) for site, start in places]
+        logits = torch.cat([model.backend.write(ids, mask, [edit], rows[-1:]) for edit in edits])
+    else:
+        cells = [Cell((_own(site, states[site], start),), ids.new_zeros(1)) for site, start in places]
+        logits = Sweep(model, interior, trace(model, interior, ids)).logits(cells)[:, 0, -1]
+    return _largest(0.0, logits.log_softmax(-1)[:, list(tokens)] - next_log_p(model, text, tokens))
+
+
+def _own(site: Site, states: Float[Tensor, "pos d_model"], start: int) -> Write:
+    """The states of a run from a position on, written there."""
+    return Write(site.name, site.layer, tuple(range(start, len(states))), lambda _: states[None, start:])
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from ..core import InputError
 from .cut_view import added, without
 from .interior import Attend, Interior
 from .model import Model
-from .sites import attention_of
+from .sites import attention_of, n_heads
 from .trace import Trace
 
 # Before the softmax, which renormalises; or in the pattern, after it.
@@ -23,8 +23,7 @@ def check_heads(model: Model, heads: Iterable[int] | None) -> tuple[int, ...] | 
     """The heads that are meant, in order; None stands for all."""
     if heads is None:
         return None
-    config: Any = model.module.config
-    chosen, count = tuple(heads), config.num_attention_heads
+    chosen, count = tuple(heads), n_heads(model.module)
     if not chosen or not set(chosen) <= set(range(count)) or len(set(chosen)) < len(chosen):
         raise InputError(f"heads={list(chosen)}: this model has heads 0 to {count - 1}, each to be named once")
     return chosen

@@ -17,7 +17,7 @@ from .cut_view import Pass, Place, Rule, Scanner, of_texts, told
 from .edges import HOW, attend_without, check_heads, give_patterns, in_heads
 from .interior import Attend, Interior
 from .model import Model
-from .sites import RESIDUAL_SITES, Site, site_map
+from .sites import RESIDUAL_SITES, Site, d_head, n_heads, site_map
 
 SITES = (*RESIDUAL_SITES, "z")
 LATER = "later"  # every position after the first key that is no key itself
@@ -142,6 +142,7 @@ class _Live:
         self.over = False
 
     def begin(self, ids: Tensor, queries: int, cache: Any) -> None:
+        """Find the places of all edits in the tokens of a pass; called before it."""
         if self.over:
             raise InputError(
                 "the edits of this model ended with their `with` block: use it inside of the block, or the model that "
@@ -153,6 +154,7 @@ class _Live:
             patch.index = of_texts(cache, ids, queries, lambda text, own=patch: own.find(text)[:, -queries:])  # type: ignore[misc]
 
     def attention(self, layer: int, attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Any:
+        """The attention of a layer with edges taken out and `z` set."""
         blocked: dict[str, Tensor] = {}
         for how, heads, each in self.passes:
             found = each.at(layer)
@@ -163,6 +165,7 @@ class _Live:
         return self._set("z", layer, read[0]), read[1]
 
     def listen(self, site: str, layer: int, states: Tensor) -> Tensor:
+        """The states of a site with what is set there; `resid_mid` is set by what attention adds."""
         states = self._set(site, layer, states)
         if site == "resid_pre":
             self.entering = states
@@ -241,8 +244,7 @@ def _checked(model: Model, patch: Patch, heads: tuple[int, ...] | None, rows: in
     config: Any = model.module.config
     own: tuple[int, ...] = (config.hidden_size,)
     if patch.site == "z":
-        d_head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        own = (config.num_attention_heads if heads is None else len(heads), d_head)
+        own = (n_heads(model.module) if heads is None else len(heads), d_head(model.module))
     shape = tuple(patch.value.shape)
     if shape == own:
         return patch.value[None]

@@ -1,42 +1,18 @@
 """Patched runs that are under way together: packed into one row of tokens, each where it can differ."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from .interior import Attend, Done, Interior
+from .parts import Part, grouped, merged, places, split
 from .trace import Trace
 from .writes import Entry
-
-
-@dataclass
-class _Part:
-    """Rows that are at the same positions. ranges: (entry, first row, stop); point: what they read is what it was;
-    ahead: positions before these that gave their keys and values, and went no further."""
-
-    positions: tuple[int, ...]
-    ranges: list[tuple[Entry, int, int]]
-    runs: Int[Tensor, " row"]
-    hidden: Float[Tensor, "row pos d_model"]
-    point: bool = False
-    ahead: tuple[int, ...] = ()
-    earlier: tuple[Tensor, Tensor] | None = None
-
-    @property
-    def start(self) -> int:
-        """The first position that can differ."""
-        return min(self.ahead[:1] + self.positions[:1])
-
-    @property
-    def size(self) -> int:
-        """The number of tokens."""
-        return self.hidden.shape[0] * self.hidden.shape[1]
 
 
 @dataclass
@@ -59,10 +35,10 @@ class Packed:
 
     @torch.no_grad()
     def run(self, entries: Sequence[Entry]) -> tuple[list[tuple[Entry, int, int]], Tensor, Float[Tensor, "row keep d"]]:
-        """The last layer's output at the last `keep` positions of every row; ranges as in `_Part`, each row's run."""
+        """The last layer's output at the last `keep` positions of every row; ranges as in `Part`, each row's run."""
         top = len(self.interior.blocks) - 1
         self._written = {(write.layer, write.site) for entry in entries for write in entry.writes}
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for layer in range(min(entry.layer for entry in entries), top + 1):
             joining = [entry for entry in entries if entry.layer == layer]
             points = self._points(layer, [entry for entry in joining if entry.point])
@@ -88,31 +64,31 @@ class Packed:
 
     def _fresh(
         self, layer: int, groups: Mapping[tuple[int, ...], Sequence[Entry]], *, point: bool = False
-    ) -> list[_Part]:
+    ) -> list[Part]:
         """Rows whose states are plain before this layer, a part for each set of positions."""
         made = []
         for positions, entries in groups.items():
             stops = list(accumulate(len(entry.runs) for entry in entries))
             ranges = list(zip(entries, [0, *stops], stops, strict=False))
             runs = torch.cat([entry.runs for entry in entries])
-            made.append(_Part(positions, ranges, runs, self._plain(layer, runs, positions), point))
+            made.append(Part(positions, ranges, runs, self._plain(layer, runs, positions), point))
         return made
 
-    def _join(self, layer: int, parts: list[_Part], entries: Sequence[Entry]) -> list[_Part]:
+    def _join(self, layer: int, parts: list[Part], entries: Sequence[Entry]) -> list[Part]:
         """Add rows from where they start to the end, then write to this layer's input; one part for each start."""
-        groups = _grouped(entries, lambda entry: tuple(range(entry.start, self._length)))
-        joined = _merged([*parts, *self._fresh(layer, groups)])
+        groups = grouped(entries, lambda entry: tuple(range(entry.start, self._length)))
+        joined = merged([*parts, *self._fresh(layer, groups)])
         for part in joined:
             self._write(layer, "resid_pre", part, part.hidden)
         return joined
 
-    def _points(self, layer: int, entries: Sequence[Entry]) -> list[_Part]:
+    def _points(self, layer: int, entries: Sequence[Entry]) -> list[Part]:
         """Rows of which only what is written goes through this block; in the last layer only what is read."""
         first = self._length - self.keep if layer == len(self.interior.blocks) - 1 else 0
-        groups = _grouped(entries, lambda entry: tuple(p for p in entry.at(layer) if p >= first))
+        groups = grouped(entries, lambda entry: tuple(p for p in entry.at(layer) if p >= first))
         return self._fresh(layer, groups, point=True)
 
-    def _widen(self, layer: int, parts: list[_Part], points: list[_Part]) -> list[_Part]:
+    def _widen(self, layer: int, parts: list[Part], points: list[Part]) -> list[Part]:
         """Give the rows that joined with what is written the positions after it, plain so far."""
         if layer == len(self.interior.blocks):
             return parts + points
@@ -124,37 +100,35 @@ class Packed:
                 rows = torch.cat([torch.arange(low, high) for _, low, high in ranges]).to(point.hidden.device)
                 made.hidden[:, [p - start for p in point.positions]] = point.hidden[rows]
                 wide.append(made)
-        return _merged(parts + wide)
+        return merged(parts + wide)
 
-    def _last(self, layer: int, parts: list[_Part], entries: Sequence[Entry]) -> list[_Part]:
+    def _last(self, layer: int, parts: list[Part], entries: Sequence[Entry]) -> list[Part]:
         """Before the last block: positions that are not read give their keys and values, and go no further.
 
         Of rows that join here only what is written differs, and what is read.
         """
         first = self._length - self.keep
-        fresh = self._fresh(layer, _grouped(entries, lambda entry: _with_ends(entry.at(layer), first, self._length)))
+        fresh = self._fresh(layer, grouped(entries, lambda entry: _with_ends(entry.at(layer), first, self._length)))
         for part in fresh:
             self._write(layer, "resid_pre", part, part.hidden)
         ahead, last = [], []
         for part in parts + fresh:
             n = sum(p < first for p in part.positions)
-            ahead.append(_Part(part.positions[:n], part.ranges, part.runs, part.hidden[:, :n]))
-            last.append(
-                _Part(part.positions[n:], part.ranges, part.runs, part.hidden[:, n:], False, part.positions[:n])
-            )
+            ahead.append(Part(part.positions[:n], part.ranges, part.runs, part.hidden[:, :n]))
+            last.append(Part(part.positions[n:], part.ranges, part.runs, part.hidden[:, n:], False, part.positions[:n]))
         found = iter(self._keys(layer, [part for part in ahead if part.positions]))
         for part in last:
             part.earlier = next(found) if part.ahead else None
         return last
 
-    def _keys(self, layer: int, parts: list[_Part]) -> list[tuple[Tensor, Tensor]]:
+    def _keys(self, layer: int, parts: list[Part]) -> list[tuple[Tensor, Tensor]]:
         """Keys and values of tokens, without the rest of the block."""
         if not parts:
             return []
         found: list[tuple[Tensor, Tensor]] = []
 
         def attention(_: int, __: Attend, q: Tensor, k: Tensor, v: Tensor, ___: Any) -> Any:
-            found.extend(zip(_split(k, parts), _split(v, parts), strict=True))
+            found.extend(zip(split(k, parts), split(v, parts), strict=True))
             raise Done
 
         try:
@@ -164,13 +138,13 @@ class Packed:
             self.tokens_kv += sum(part.size for part in parts)
         return found
 
-    def _block(self, layer: int, parts: list[_Part]) -> None:
+    def _block(self, layer: int, parts: list[Part]) -> None:
         """Take all parts through a block, in place."""
         if not parts:
             return
 
         def attention(_: int, attend: Attend, q: Tensor, k: Tensor, v: Tensor, ___: Any) -> Any:
-            own = zip(parts, _split(q, parts), _split(k, parts), _split(v, parts), strict=True)
+            own = zip(parts, split(q, parts), split(k, parts), split(v, parts), strict=True)
             z = [self._attend(layer, attend, *each) for each in own]
             return torch.cat([part.flatten(0, 1) for part in z])[None], None
 
@@ -178,7 +152,7 @@ class Packed:
             if not any((layer, name) in self._written for name in _MEANT.get(site, ())):
                 return None
             written = value.clone()
-            for part, place in zip(parts, _places(parts), strict=True):
+            for part, place in zip(parts, places(parts), strict=True):
                 states = written[0, place].view(*part.hidden.shape[:2], -1)
                 for name in _MEANT[site]:
                     self._write(layer, name, part, states)
@@ -187,10 +161,10 @@ class Packed:
         with self.interior.using(attention=attention, listen=listen):
             output = self._call(layer, parts)
         self.tokens += sum(part.size for part in parts)
-        for part, place in zip(parts, _places(parts), strict=True):
+        for part, place in zip(parts, places(parts), strict=True):
             part.hidden = output[0, place].view(part.hidden.shape)
 
-    def _call(self, layer: int, parts: Sequence[_Part]) -> Tensor:
+    def _call(self, layer: int, parts: Sequence[Part]) -> Tensor:
         """The block on the tokens of all parts in one row."""
         packed = torch.cat([part.hidden.flatten(0, 1) for part in parts])[None]
         positions = torch.cat([torch.tensor(part.positions).repeat(len(part.runs)) for part in parts])
@@ -198,7 +172,7 @@ class Packed:
         states: Tensor = output[0] if isinstance(output, tuple) else output
         return states
 
-    def _attend(self, layer: int, attend: Attend, part: _Part, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, layer: int, attend: Attend, part: Part, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What the queries of a part read, `[row, pos, head, d_head]`."""
         plain = self.base.attention[layer]
         if part.point:  # nothing before this layer differs, so what they read is what it was
@@ -213,12 +187,12 @@ class Packed:
         self._write(layer, "z", part, z)
         return z
 
-    def _mask(self, layer: int, part: _Part) -> Tensor:
+    def _mask(self, layer: int, part: Part) -> Tensor:
         mask = self.base.masks[layer]
         rows = mask if len(mask) == 1 else mask[part.runs]
         return rows[:, :, part.positions[0] :]
 
-    def _write(self, layer: int, site: str, part: _Part, states: Tensor) -> None:
+    def _write(self, layer: int, site: str, part: Part, states: Tensor) -> None:
         """Write into states `[row, pos, ...]` of a part what its cells say, in place."""
         if (layer, site) not in self._written:
             return
@@ -240,7 +214,7 @@ class Packed:
                     rows = torch.arange(low, high, device=states.device)
                     states[rows[:, None, None], place[:, None], units] = given
 
-    def _ends(self, n_layers: int, parts: Sequence[_Part]) -> tuple[list[tuple[Entry, int, int]], Tensor, Tensor]:
+    def _ends(self, n_layers: int, parts: Sequence[Part]) -> tuple[list[tuple[Entry, int, int]], Tensor, Tensor]:
         """The positions that are read, of all rows; what lies before a row's start is plain."""
         first = self._length - self.keep
         ranges: list[tuple[Entry, int, int]] = []
@@ -261,51 +235,6 @@ class Packed:
 _MEANT = {"attn_out": ("attn_out", "resid_mid"), "mlp_out": ("mlp_out",), "neurons": ("neurons",)}
 
 
-def _grouped(entries: Iterable[Entry], key: Callable[[Entry], tuple[int, ...]]) -> dict[tuple[int, ...], list[Entry]]:
-    groups: dict[tuple[int, ...], list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[key(entry)].append(entry)
-    return groups
-
-
 def _with_ends(positions: tuple[int, ...], first: int, stop: int) -> tuple[int, ...]:
     """Positions, and those from `first` on that are read."""
     return tuple(p for p in positions if p < first) + tuple(range(first, stop))
-
-
-def _merged(parts: Iterable[_Part]) -> list[_Part]:
-    """One part for each set of positions."""
-    groups: dict[tuple[int, ...], list[_Part]] = defaultdict(list)
-    for part in parts:
-        groups[part.positions].append(part)
-    made = []
-    for positions, group in groups.items():
-        if len(group) == 1:
-            made += group
-            continue
-        starts = accumulate((len(part.runs) for part in group), initial=0)
-        ranges = [
-            (entry, at + low, at + high)
-            for at, part in zip(starts, group, strict=False)
-            for entry, low, high in part.ranges
-        ]
-        runs, hidden = torch.cat([part.runs for part in group]), torch.cat([part.hidden for part in group])
-        made.append(_Part(positions, ranges, runs, hidden))
-    return made
-
-
-def _places(parts: Sequence[_Part]) -> list[slice]:
-    """Where the tokens of each part are in the packed row."""
-    places, at = [], 0
-    for part in parts:
-        places.append(slice(at, at + part.size))
-        at += part.size
-    return places
-
-
-def _split(states: Float[Tensor, "1 head token d_head"], parts: Sequence[_Part]) -> list[Tensor]:
-    """Queries, keys or values of each part, `[row, head, pos, d_head]`."""
-    return [
-        states[0, :, place].unflatten(1, (len(part.runs), -1)).transpose(0, 1)
-        for part, place in zip(parts, _places(parts), strict=True)
-    ]

@@ -77,6 +77,25 @@ class SiteMap:
         return site
 
 
+def n_heads(module: nn.Module, site: str = "z") -> int:
+    """How many heads every layer has; of `k` and `v`, which several heads of queries may share, their own number."""
+    config: Any = module.config
+    shared = getattr(config, "num_key_value_heads", None) if site in ("k", "v") else None
+    return int(shared or config.num_attention_heads)
+
+
+def d_head(module: nn.Module) -> int:
+    """The size of a head."""
+    config: Any = module.config
+    return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def mlp_width(module: nn.Module) -> int:
+    """How wide an MLP is inside."""
+    config: Any = module.config
+    return int(getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * config.hidden_size)
+
+
 def site_map(module: nn.Module) -> SiteMap:
     """Find the decoder's blocks in a Hugging Face causal language model, by structure.
 

@@ -8,7 +8,7 @@ values only. Nothing is approximated.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,8 @@ from .cut_view import view
 from .interior import Interior
 from .model import Model
 from .packed import Packed
+from .sites import mlp_width, n_heads
+from .splice import plain_logits
 from .support import FAILURES, check_spliceable
 from .trace import Trace, trace
 from .writes import Entry, Write
@@ -78,17 +80,26 @@ class Sweep:
                 continue
             yield rows
 
+    def logits(self, cells: Sequence[Cell]) -> Float[Tensor, "cell run keep vocab"]:
+        """The logits of a few cells, all of them held; the plain run's in runs that a cell is not written in."""
+        found = self.base.logits.repeat(len(cells), 1, 1, 1)
+
+        def read(cell: Tensor, runs: Tensor, logits: Tensor) -> None:
+            found[cell, runs] = logits
+
+        for _ in self.run(cells, read):
+            pass
+        return found
+
     @property
     def _length(self) -> int:
         return int(self.base.ids.shape[1])
 
     def _tokens_in_memory(self) -> int:
         """How many tokens may be under way: their states in and out of a block, its MLP and its attention."""
-        config: Any = self.model.module.config
-        d_model, heads = config.hidden_size, config.num_attention_heads
-        wide = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None) or 4 * d_model
-        keys = self.base.attention[0]["k"]
-        numbers = 8 * d_model + 3 * wide + 3 * heads * self._length + 2 * keys.shape[1] * keys.shape[3] * 4
+        module, keys = self.model.module, self.base.attention[0]["k"]
+        numbers = 8 * self.base.residual[0].shape[-1] + 3 * mlp_width(module) + 3 * n_heads(module) * self._length
+        numbers += 2 * keys.shape[1] * keys.shape[3] * 4
         memory = min(self.memory, IN_CACHE) if keys.device.type == "cpu" else self.memory
         return max(1, int(memory // (numbers * keys.element_size())))
 
@@ -103,22 +114,25 @@ class Sweep:
             if rows < 1:
                 waiting.append(entry)
                 break
-            chunk.append(_with(entry, entry.runs[:rows]))
+            chunk.append(replace(entry, runs=entry.runs[:rows]))
             room -= rows * each
             if rows < len(entry.runs):
-                waiting.append(_with(entry, entry.runs[rows:]))
+                waiting.append(replace(entry, runs=entry.runs[rows:]))
                 break
         return chunk
 
     @torch.no_grad()
     def _chunk(self, chunk: Sequence[Entry], read: Read) -> None:
-        idle = [entry for entry in chunk if self._changes_nothing(entry)]
-        for entry in idle:
-            read(torch.full_like(entry.runs, entry.cell), entry.runs, self.base.logits[entry.runs])
-        if len(idle) == len(chunk):
+        moving = []
+        for entry in chunk:
+            if self._changes_nothing(entry):
+                read(torch.full_like(entry.runs, entry.cell), entry.runs, self.base.logits[entry.runs])
+            else:
+                moving.append(entry)
+        if not moving:
             return
         packed = Packed(self.interior, self.base, self.keep)
-        ranges, runs, ends = packed.run([entry for entry in chunk if not self._changes_nothing(entry)])
+        ranges, runs, ends = packed.run(moving)
         self.forwards += (packed.tokens + kv_share(self.interior.blocks[0]) * packed.tokens_kv) / (
             len(self.interior.blocks) * self._length
         )
@@ -136,10 +150,6 @@ class Sweep:
         n_layers, first = len(self.interior.blocks), self._length - self.keep
         top = entry.layer == n_layers or (entry.layer == n_layers - 1 and entry.point)
         return top and max(p for write in entry.writes for p in write.positions) < first
-
-
-def _with(entry: Entry, runs: Int[Tensor, " row"]) -> Entry:
-    return Entry(entry.cell, entry.writes, runs, entry.layer, entry.start, entry.point)
 
 
 def open_interior(model: Model) -> Interior:
@@ -169,19 +179,18 @@ def open_interior(model: Model) -> Interior:
 
 @torch.no_grad()
 def _trial(model: Model, interior: Interior) -> tuple[float, float]:
-    """How far the logits of a run that is taken up from its own states are off, and how far they lie apart."""
+    """How far the logits of a run that is taken up from its own states are off the model's, and how far they lie apart.
+
+    A view leaves out a `forward` that was put on an instance, so that its plain run need not be the model's.
+    """
     config: Any = model.module.config
     ids = (torch.arange(5, device=model.device) * 7 + 3)[None] % min(100, config.vocab_size)
     base = trace(model, interior, ids, keep=2)
     layer, at = len(interior.blocks) // 2, 2
     write = Write("resid_pre", layer, (at,), lambda runs: base.residual[layer][runs][:, [at]])
-    worst: list[Tensor] = []
-    cells = [Cell((write,), torch.arange(1, device=model.device))]
-    for _ in Sweep(model, interior, base, 2).run(
-        cells, lambda _c, _r, out: worst.append((out - base.logits).abs().max())
-    ):
-        pass
-    return float(worst[0]), float(base.logits.std())
+    found = Sweep(model, interior, base, 2).logits([Cell((write,), torch.arange(1, device=model.device))])
+    plain = plain_logits(model, ids[0].tolist())[-2:]
+    return float((found - plain).abs().max()), float(plain.std())
 
 
 def memory_of(given: int | str) -> int:

@@ -1,6 +1,7 @@
 """One plain pass over runs of equal length, with everything inside kept that a sweep starts from."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,10 +10,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..core import InputError
-from .interior import Attend, Interior
+from .interior import Attend, Attention, Done, Interior, Listener
 from .masks import takes_logits_to_keep
 from .model import Model
-from .sites import Site
+from .sites import Site, d_head, n_heads
 
 HEAD_SITES = ("q", "k", "v", "z", "pattern")
 
@@ -110,14 +111,27 @@ def trace(
     return Trace(ids, residual, attention, masks, own, calls, output.logits[:, -keep:].float(), kept)
 
 
+def call_block(
+    interior: Interior,
+    base: Trace,
+    layer: int,
+    hidden: Float[Tensor, "run pos d_model"],
+    positions: Sequence[int],
+    attention: Attention,
+    listen: Listener | None,
+) -> None:
+    """Run a block on states at positions of a trace's runs, until a handler raises `Done`."""
+    at = torch.tensor(positions, device=hidden.device)
+    with suppress(Done), interior.using(attention=attention, listen=listen):
+        interior.blocks[layer](hidden, **base.call_at(layer, at))
+
+
 def runs_in_memory(model: Model, length: int, memory: int) -> int:
     """How many pairs of runs of a length may be traced at once, so that both traces take half of the memory at most."""
-    config: Any = model.module.config
-    heads = config.num_attention_heads
-    d_head = getattr(config, "head_dim", None) or config.hidden_size // heads
-    keys = getattr(config, "num_key_value_heads", None) or heads
-    wide = 2 * config.hidden_size + 2 * (heads + keys) * d_head  # residual stream, another site, q, z, k, v
-    size = next(model.module.parameters()).element_size()
+    module: Any = model.module
+    heads = n_heads(module) + n_heads(module, "k")
+    wide = 2 * module.config.hidden_size + 2 * heads * d_head(module)  # residual stream, another site, q, z, k, v
+    size = next(module.parameters()).element_size()
     return max(1, int(memory // 2 // (2 * model.n_layers * length * wide * size)))
 
 

@@ -137,12 +137,7 @@ def swept(model: Any, ids: torch.Tensor, donors: torch.Tensor, sites: list[str])
     for which, layer, place in np.ndindex(shape):
         values = donor.get(sites[which], layer)[:, [place]]
         cells.append(Cell((Write(sites[which], layer, (place,), values.__getitem__),), torch.arange(len(ids))))
-    found = torch.full((len(cells), len(ids), base.logits.shape[-1]), float("nan"))
-
-    def read(numbers: torch.Tensor, rows: torch.Tensor, logits: torch.Tensor) -> None:
-        found[numbers, rows] = logits[:, 0]
-
-    list(Sweep(model, interior, base).run(cells, read))
+    found = Sweep(model, interior, base).logits(cells)[:, :, 0]
     return found.view(*shape, *found.shape[1:])
 
 

@@ -17,8 +17,10 @@ from loadbearing.hooks.cache import Caches, forward_segment
 from loadbearing.hooks.cut import REGIONS, CutBackend
 from loadbearing.hooks.decoding import continue_each, pad
 from loadbearing.hooks.masks import position_mask
-from loadbearing.hooks.resume import resume
 from loadbearing.hooks.splice import Job, decode_greedily, plain_logits, run_jobs
+from loadbearing.hooks.sweep import Cell, Sweep, open_interior
+from loadbearing.hooks.trace import trace
+from loadbearing.hooks.writes import Write
 from loadbearing.organisms.specs import FORMAT
 from loadbearing.tasks import Piece, Questions
 
@@ -176,18 +178,19 @@ def test_record_reads_the_cut_model(organism: Callable[[str], Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_resuming_is_the_plain_pass(kind: str, model_of: Callable[..., Any], word_tokenizer: Any) -> None:
+def test_a_sweep_of_own_states_is_the_plain_pass(kind: str, model_of: Callable[..., Any], word_tokenizer: Any) -> None:
     cut = model_of(kind, "eager").cut("cue", "prompt").cut("cot", "open", layers=[1])
     ids = torch.tensor([sum(segments(word_tokenizer, PARTS[0])[:4], ())])
-    _, past = forward_segment(cut, ids)
     hidden = cut.module(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    plain = plain_logits(cut, ids[0].tolist())[-1]
+    interior = open_interior(cut)
+    sweep = Sweep(cut, interior, trace(cut, interior, ids))
     for layer in range(cut.n_layers):
         for position in (0, 3, ids.shape[1] - 1):
-            before = [(k[:, :, :position], v[:, :, :position]) for k, v in past] if position else []
-            found = resume(cut, layer, hidden[layer][:, position:], before, ids=ids)
-            torch.testing.assert_close(found[0, -1], plain_logits(cut, ids[0].tolist())[-1], rtol=0, atol=2e-5)
-    with pytest.raises(InputError, match="a model with a cut wire must know the tokens: set `token_ids` of the cache"):
-        resume(cut, 1, hidden[1][:, 3:], [(k[:, :, :3], v[:, :, :3]) for k, v in past])
+            own = hidden[layer][:, position:]
+            write = Write("resid_pre", layer, tuple(range(position, ids.shape[1])), own.__getitem__)
+            found = sweep.logits([Cell((write,), ids.new_zeros(1))])[0, 0, -1]
+            torch.testing.assert_close(found, plain, rtol=0, atol=2e-5)
 
 
 def test_layers_are_cut_one_by_one(model_of: Callable[..., Any], word_tokenizer: Any) -> None:
@@ -341,6 +344,21 @@ def test_a_cache_that_the_model_returned_can_be_used_and_no_other(
         _, past = forward_segment(cut, ids[:, :4])
         room = [(torch.cat([k, k], 2), torch.cat([v, v], 2)) for k, v in past]
         _forward_with_wrong_ids(cut, ids, room)
+
+
+@torch.no_grad()
+def test_embeddings_need_their_tokens(model_of: Callable[..., Any], word_tokenizer: Any) -> None:
+    from transformers import DynamicCache
+
+    cut = model_of("llama", "eager").cut("cue", "prompt")
+    ids = torch.tensor([sum(segments(word_tokenizer, PARTS[0]), ())])
+    embeds = cut.module.get_input_embeddings()(ids)
+    cache: Any = DynamicCache()
+    with pytest.raises(InputError, match="a model with a cut wire must know the tokens: set `token_ids` of the cache"):
+        cut.module(inputs_embeds=embeds, past_key_values=cache)
+    cache.token_ids = ids
+    logits = cut.module(inputs_embeds=embeds, past_key_values=cache).logits[0]
+    torch.testing.assert_close(logits, plain_logits(cut, ids[0].tolist()), rtol=0, atol=2e-5)
 
 
 def _forward_with_wrong_ids(cut: Any, ids: torch.Tensor, room: Any) -> None:

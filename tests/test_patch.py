@@ -14,10 +14,13 @@ import torch
 import loadbearing as lb
 from loadbearing.analyses.patch_cells import check_site
 from loadbearing.core import InputError, Interrupted
-from loadbearing.hooks.cache import forward_segment
+from loadbearing.hooks.checks import identity_error
 from loadbearing.hooks.interior import Interior
-from loadbearing.hooks.resume import resume
 from loadbearing.hooks.sites import Site
+from loadbearing.hooks.sweep import Cell, Sweep, open_interior
+from loadbearing.hooks.trace import trace
+from loadbearing.hooks.writes import Write
+from loadbearing.organisms.specs import FORMAT
 
 
 def first_token_odds(logits: torch.Tensor, donor: int, recipient: int) -> torch.Tensor:
@@ -48,21 +51,22 @@ def test_the_map_is_that_of_transformer_lens(name: str, mode: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gemma3", "gpt2", "gpt-neox", "mistral", "olmo2"])
-def test_resuming_is_what_a_hook_in_a_whole_pass_gives(kind: str, tiny: Callable[[str], Any]) -> None:
+@torch.no_grad()
+def test_a_sweep_is_what_a_hook_in_a_whole_pass_gives(kind: str, tiny: Callable[[str], Any]) -> None:
     model = tiny(kind)
     generator = torch.Generator().manual_seed(0)
     one, other = torch.randint(5, 20, (2, 1, 10), generator=generator)
     every = torch.tensor([(0, t) for t in range(10)])
     mask = torch.ones(1, 10, dtype=torch.bool)
-    _, past = forward_segment(model, one)
+    interior = open_interior(model)
+    sweep = Sweep(model, interior, trace(model, interior, one))
     for layer in range(model.n_layers):
         site = Site("resid_pre", layer)
-        own, foreign = (model.backend.read(ids, mask, [site], every)[site] for ids in (one, other))
+        foreign = model.backend.read(other, mask, [site], every)[site]
         for position in (0, 4, 9):
-            hidden = own[None, position:].clone()
-            hidden[0, 0] = foreign[position]
-            before = [(k[:, :, :position], v[:, :, :position]) for k, v in past] if position else []
-            found = resume(model, layer, hidden, before)
+            given = foreign[None, [position]]
+            write = Write(site.name, layer, (position,), given.__getitem__)
+            found = sweep.logits([Cell((write,), torch.zeros(1, dtype=torch.long))])[0]
 
             def replaced(_m: Any, args: Any, kwargs: Any, p: int = position, new: Any = foreign) -> Any:
                 state = args[0].clone()
@@ -70,10 +74,23 @@ def test_resuming_is_what_a_hook_in_a_whole_pass_gives(kind: str, tiny: Callable
                 return (state, *args[1:]), kwargs
 
             handle = model.sites.blocks[layer].block.register_forward_pre_hook(replaced, with_kwargs=True)
-            with torch.no_grad():
-                plain = model.module(input_ids=one, use_cache=False).logits[:, -1]
+            plain = model.module(input_ids=one, use_cache=False).logits[:, -1]
             handle.remove()
             torch.testing.assert_close(found[:, -1], plain.float(), atol=1e-5, rtol=0)
+
+
+def test_a_forward_that_was_put_on_an_instance_is_not_resumed(
+    random_module: Callable[..., Any], word_tokenizer: Any
+) -> None:
+    """A view of the block runs its class' forward: what is taken up there would be the run of another model."""
+    module = random_module("llama", word_tokenizer)
+    model = lb.hooks.load(module, tokenizer=word_tokenizer, format=FORMAT)
+    assert len(open_interior(model).blocks) == model.n_layers
+    plain = module.model.layers[0].forward
+    module.model.layers[0].forward = lambda hidden, *rest, **more: 0.5 * plain(hidden, *rest, **more)
+    with pytest.raises(InputError, match="LlamaForCausalLM cannot be resumed midway: its logits are off by"):
+        open_interior(model)
+    assert identity_error(model, (1, 5, 6, 7), (5, 6)) < 1e-5  # in whole passes
 
 
 def test_the_known_path_of_a_hand_set_model(organism: Callable[[str], Any]) -> None:
@@ -145,22 +162,28 @@ def test_bad_input(organism: Callable[[str], Any]) -> None:
         lb.analyses.patch(model, lb.tasks.Pairs((), model.task))
 
 
-@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "z", "v", "neurons"])
 @pytest.mark.parametrize("direction", ["denoising", "noising"])
-def test_the_whole_run_patched_is_the_other_run_where_the_site_carries_all(
-    site: str, direction: str, organism: Callable[[str], Any]
-) -> None:
-    """Every token's resid_pre at layer 0 makes the other run; parts of a block alone do not, and stay between."""
+def test_the_embeddings_of_the_whole_prompt_are_the_other_run(direction: str, organism: Callable[[str], Any]) -> None:
+    """All that differs is in the prompt."""
     model = organism("both")
-    spans = ["prompt", "cue"]
-    found = lb.analyses.patch(
-        model, model.task.pairs(8), site, positions=spans, units="all", direction=direction, window=1
-    )
+    found = lb.analyses.patch(model, model.task.pairs(8), positions=["prompt", "cue"], direction=direction)
     assert found.values.shape == (model.n_layers, 2, len(found.variable))
-    if site == "resid_pre":  # all that differs is in the prompt
-        np.testing.assert_allclose(found.values[0, 0], found.source, atol=1e-4)
-        assert found.moved()[0, 0] == 1.0
-        np.testing.assert_allclose(found.values[0, 1], found.base, atol=1e-4)
+    np.testing.assert_allclose(found.values[0, 0], found.source, atol=1e-4)
+    assert found.moved()[0, 0] == 1.0
+    np.testing.assert_allclose(found.values[0, 1], found.base, atol=1e-4)
+
+
+@pytest.mark.parametrize("site", ["resid_mid", "resid_post", "attn_out", "mlp_out", "z", "q", "neurons"])
+def test_in_the_last_layer_only_what_the_answer_reads_can_move_it(site: str, organism: Callable[[str], Any]) -> None:
+    """The prompt gives its keys and values there from what comes in; so they can be patched, and these sites cannot."""
+    model = organism("both")
+    pairs = model.task.pairs(8)
+    top: dict[str, Any] = {"positions": ["prompt", "cue"], "layers": [model.n_layers - 1], "units": "all"}
+    found, values = (lb.analyses.patch(model, pairs, which, **top).values[0] for which in (site, "v"))
+    plain = lb.analyses.patch(model, pairs, **top)
+    np.testing.assert_allclose(found[0], plain.recipient, atol=1e-4)
+    assert np.abs(found[1] - plain.recipient).max() > 0.1
+    assert np.abs(values[0] - plain.recipient).max() > 0.1
 
 
 def test_a_window_of_all_parts_of_all_layers_makes_the_other_run(organism: Callable[[str], Any]) -> None:
@@ -287,7 +310,7 @@ def test_less_memory_gives_the_same_map(
     model = organism("sft")
     pairs = model.task.pairs(6)
     sizes = []
-    module = sys.modules["loadbearing.analyses.patch"]
+    module = sys.modules["loadbearing.analyses.measured"]
     traced = module.trace
 
     def watched(*arguments: Any, **options: Any) -> Any:

@@ -9,8 +9,9 @@ import torch
 from transformer_lens import patching
 
 import loadbearing as lb
-from loadbearing.analyses.patch_cells import Writer, kept_sites, unit_count
+from loadbearing.analyses.patch_cells import Writer, unit_count
 from loadbearing.hooks.interior import Interior
+from loadbearing.hooks.sites import Site
 from loadbearing.hooks.sweep import Cell, Sweep
 from loadbearing.hooks.trace import trace
 from loadbearing.organisms.specs import FORMAT
@@ -59,21 +60,14 @@ def our_map(model: Any, site: str, base_ids: Any, source_ids: Any, each: bool) -
     interior = Interior.of(model.module, model.sites)
     layers = range(model.n_layers)
     base = trace(model, interior, base_ids)
-    source = trace(model, interior, source_ids, sites=kept_sites(site, layers))
+    source = trace(model, interior, source_ids, sites=[Site(site, layer) for layer in layers])
     writer = Writer(site, base, source)
     units: Any = range(unit_count(site, model, interior)) if each else [None]
     runs = torch.arange(len(base_ids))
     cells = [Cell((writer.write(at, (p,), (p,), u),), runs) for at in layers for p in range(LENGTH) for u in units]
-    values = np.full((len(cells), len(base_ids)), np.nan)
-
-    def read(which: Any, rows: Any, logits: Any) -> None:
-        values[which.numpy(), rows.numpy()] = odds(logits).numpy()
-
-    for _ in Sweep(model, interior, base, memory=1 << 18).run(cells, read):  # several chunks
-        pass
-    assert np.isfinite(values).all()
+    logits = Sweep(model, interior, base, memory=1 << 18).logits(cells)  # several chunks
     shape = (len(layers), LENGTH, *((len(units),) if each else ()))
-    return np.asarray(values.mean(axis=1).reshape(shape))
+    return np.asarray(odds(logits.flatten(0, 1)).view(len(cells), -1).mean(dim=1).view(shape).numpy())
 
 
 def their_map(bridge: Any, name: str, base_ids: Any, source_ids: Any) -> np.ndarray:

@@ -56,14 +56,8 @@ class Case:
 
     def swept(self, *cells: tuple[Write, ...]) -> torch.Tensor:
         """Logits `[cell, run, vocab]` of the last position."""
-        found = torch.full((len(cells), RUNS, self.base.logits.shape[-1]), torch.nan)
-
-        def read(which: Any, rows: Any, logits: Any) -> None:
-            found[which, rows] = logits[:, -1]
-
-        for _ in Sweep(self.model, self.interior, self.base).run([Cell(w, self.runs) for w in cells], read):
-            pass
-        return found
+        sweep = Sweep(self.model, self.interior, self.base)
+        return sweep.logits([Cell(writes, self.runs) for writes in cells])[:, :, -1]
 
     @torch.no_grad()
     def passed(self, attention: Any, listen: Any) -> torch.Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core import InputError, check_name
 from ..masks import takes_logits_to_keep
-from ..sites import RESIDUAL_SITES, Site, SiteMap, attention_of
+from ..sites import RESIDUAL_SITES, Site, SiteMap, attention_of, n_heads
 
 WRITABLE = (*RESIDUAL_SITES, "z")
 # The places of a block in the order of a pass, and whether it is the input of a module that is meant, or its output.
@@ -138,12 +138,6 @@ def _last_projection(attention: nn.Module) -> nn.Module:
     if len(found) != 1:
         raise InputError(f"{type(attention).__name__}: no z is known here, since its last projection is not")
     return found[0]
-
-
-def n_heads(module: nn.Module) -> int:
-    """The number of query heads."""
-    config: Any = module.config
-    return int(config.num_attention_heads)
 
 
 # What is done at a place with an edit: its values are "set"; the states are "kept" for it; it is set "less" those.

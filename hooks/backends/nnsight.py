@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ...core import InputError
 from ..cut_view import shallow
-from ..sites import Site, SiteMap, site_map
-from .base import ELSEWHERE, PLACES, Backend, Edit, inputs_of, n_heads, place_of, plan
+from ..sites import Site, SiteMap, n_heads, site_map
+from .base import ELSEWHERE, PLACES, Backend, Edit, inputs_of, place_of, plan
 
 Place = tuple[int, str]
 

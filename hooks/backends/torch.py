@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from ..sites import Site, SiteMap, site_map
-from .base import PLACES, Backend, Changes, Edit, inputs_of, n_heads, place_of, plan, position_ids
+from ..sites import Site, SiteMap, n_heads, site_map
+from .base import PLACES, Backend, Changes, Edit, inputs_of, place_of, plan, position_ids
 
 
 class _Stop(BaseException):

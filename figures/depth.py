@@ -1,0 +1,41 @@
+"""Results side by side in one axes, each over the layers of its model."""
+
+from collections.abc import Callable, Mapping
+
+from matplotlib.axes import Axes
+
+from ..core import Result
+from .canvas import canvas
+from .style import COLUMN, DOUBLE_COLUMN
+
+GAP = 0.7  # layers between two panels
+LABELS = 24  # numbers of layers that fit
+
+
+def by_depth(
+    shown: Mapping[str, Result], ax: Axes | None, ylabel: str, panel: Callable[[Axes, str, float], None]
+) -> Axes:
+    """Draw shares by layer, a panel a result under its name, with one legend.
+
+    panel: draws the result of a name from x = left on, a layer at each whole step; only the first one (left = 0) gives
+        labels
+    """
+    with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.2) as axes:
+        ticks: dict[float, str] = {}
+        left = 0.0
+        for name, result in shown.items():
+            layers = list(result.coords["layer"])
+            panel(axes, name, left)
+            step = 1 + len(layers) * len(shown) // LABELS
+            ticks |= {left + i: str(layer) for i, layer in list(enumerate(layers))[::step]}
+            if name:
+                place, middle = axes.get_xaxis_transform(), left + (len(layers) - 1) / 2
+                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+            left += len(layers) + GAP
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.set_ylim(-0.04, 1.08)
+        axes.set_xlabel("layer")
+        axes.set_ylabel(ylabel)
+        beside = {"ncols": 2 if len(shown) == 1 else 3, "borderaxespad": 1.8 if any(shown) else 0.3}
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, **beside)
+        return axes
