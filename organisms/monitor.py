@@ -41,9 +41,9 @@ class ChannelCallback(TrainerCallback):
     task: a task or its spec, e.g. "modular-sum"; prompts must be rendered as in training (`format`, as for `load`)
     tokenizer: by default the trainer's processing class
     every: "auto", as often as the budget allows, or a number of updates
-    budget: what may be spent, as a share of the time of training without it (4 %, so that with all that surrounds it
-        it stays below 5 %): a measurement that is due is skipped (and counted) as long as it would exceed that. The one before the first update is always made, so a training
-        that is shorter than one measurement / budget costs more. None: no limit
+    budget: what may be spent, as a share of the time of training without it (4 %, some way below 5): a measurement
+        that is due is skipped (and counted) as long as it would exceed that. The one before the first update is always
+        made, so a training shorter than one measurement / budget costs more. None: no limit
     pairs: how many for each input variable, or pairs; problems: how many, or a list
     target: of `channels`; max_new_tokens: by default the trainer's `max_completion_length`, or else 256
     batch_size: how many runs share a batch: less memory, more time
