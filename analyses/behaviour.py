@@ -13,7 +13,7 @@ from ..hooks.decoding import continue_each
 from ..hooks.format import decode
 from ..tasks import Problem
 from .behaviour_table import QUANTITIES, Behaviour
-from .tamper import Trial, content_free, names_of, step_ends, tampered, wrong_step
+from .tamper import Reword, Trial, content_free, names_of, step_ends, tampered, wrong_step
 from .targets import cot_runs, count_reasons
 
 __all__ = ["Trial", "behaviour", "content_free", "forced_answers", "readable", "step_ends", "wrong_step"]
@@ -28,6 +28,7 @@ def behaviour(
     cot: str | Runs | Mapping[str, Any] = "model",
     tamperings: Sequence[str] | None = None,
     filler: str | None = None,
+    paraphrase: Reword | None = None,
     seed: int = 0,
     max_new_tokens: int = 256,
     batch_size: int = 256,
@@ -40,14 +41,17 @@ def behaviour(
       that is only an unusual text of that length. "filler": the same of dots, or of `filler`, repeated.
     - "mistake": step k gets the value that another problem's step k has, the text before it stays, and the model
       writes on greedily; a continuation that does not end within `max_new_tokens` counts as broken.
+    - "mistake:NAME": a mistake whose value is said in another style. "paraphrase": the whole chain as the given
+      function says it.
     - "shuffled": the steps in another order; "repeated": the first one in every place. k = n only.
     - "style:NAME", for each surface style of the task that the model does not write in: the first k steps said in it
       (paraphrase, translation); for k < n the model writes on after them.
 
-    Steps are what the task reads (`parse_steps`). What cannot be made (a word outside the model's vocabulary, a single
-    step to shuffle) is left out and counted. All from Lanham et al. 2023 (2307.13702) but "shuffled" and "repeated";
-    they sample the chains (T = 0.8) and let a language model write mistakes and paraphrases; ours are greedy (or the
-    given runs'), mistakes are values, and a style is the task's. Raises InputError where no chain states a step.
+    Steps are what the task reads (`parse_steps`); a chain in which it reads none counts as one step. What cannot be
+    made (a word outside the model's vocabulary, a single step to shuffle) is left out and counted. All from Lanham et
+    al. 2023 (2307.13702) but "shuffled" and "repeated"; they sample the chains (T = 0.8) and let a language model write
+    mistakes and paraphrases; ours are greedy (or the given runs'), mistakes are values, and a style is the task's.
+    Raises InputError where no chain can be used.
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:sft")
@@ -57,10 +61,9 @@ def behaviour(
     """
     began = time.perf_counter()
     runs = cot_runs(model, problems, cot, progress, max_new_tokens)
-    kept, dropped = readable(
-        runs, "behaviour alters a chain of thought step by step", "Use a task whose parse_steps reads this text"
-    )
-    trials, left_out = tampered(model, kept, names_of(kept[0].problem.task, tamperings), filler, seed)
+    advice = "Use a task whose parse_answer reads its answers"
+    kept, dropped = readable(runs, "behaviour alters chains of thought", advice, steps=False)
+    trials, left_out = tampered(model, kept, names_of(kept[0].problem.task, tamperings), filler, paraphrase, seed)
     if not trials:
         raise InputError(f"no tampering can be made ({left_out}): choose others (tamperings=)")
     limits: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
@@ -117,7 +120,7 @@ def readable(runs: Runs, aim: str, advice: str, steps: bool = True) -> tuple[lis
 
 
 def _is_whole(run: Run, trial: Trial) -> bool:
-    return trial.tampering == "truncated" and trial.k == len(run.values)
+    return trial.tampering == "truncated" and trial.k == max(1, len(run.values))
 
 
 def _implied(model: Model, run: Run, trial: Trial) -> str | None:
@@ -166,7 +169,7 @@ def _score(
     implied: Sequence[str | None],
 ) -> dict[str, Float[np.ndarray, "tampering k problem"]]:
     """The arrays of the result."""
-    shape = (len(names), 1 + max(len(run.values) for run in runs), len(runs))
+    shape = (len(names), 1 + max(1, *(len(run.values) for run in runs)), len(runs))
     arrays = {name: np.full(shape, np.nan) for name in QUANTITIES}
     for trial, answer, meant in zip(trials, answers, implied, strict=True):
         run, place = runs[trial.row], (names.index(trial.tampering), trial.k, trial.row)

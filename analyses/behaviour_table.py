@@ -16,6 +16,9 @@ from .interval import CONFIDENCE, RESAMPLES, bootstrap_interval, interval_text, 
 # How a chain of thought is altered; `STYLE` and the name of a surface style of the task is one more for each style.
 TAMPERINGS = ("truncated", "content-free", "filler", "mistake", "shuffled", "repeated")
 STYLE = "style:"
+# A mistake that is said in a surface style of the task that the model does not write in; one more for each style.
+MISTAKE = "mistake:"
+PARAPHRASE = "paraphrase"
 CUT = ("truncated", "content-free", "filler")  # a text as long as the first k steps
 NAMES = {
     "truncated": "early answering, area over the curve",

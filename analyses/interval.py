@@ -66,14 +66,14 @@ def interval_text(estimate: float, low: float, high: float) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*shown)
 
 
-def rate_interval(rate: float, n: int) -> tuple[float, float]:
-    """Wilson's interval (95 %) of a rate of n independent trials; unlike a bootstrap's, not empty at a rate of 0 or 1.
+def rate_interval(rate: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's interval of a rate of n independent trials; unlike a bootstrap's, not empty at a rate of 0 or 1.
 
     >>> low, high = rate_interval(1.0, 32)
     >>> round(low, 2), high
     (0.89, 1.0)
     """
-    z = float(norm.ppf((1 + CONFIDENCE) / 2))
+    z = float(norm.ppf((1 + confidence) / 2))
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)

@@ -11,7 +11,7 @@ from ..core import InputError, check_name
 from ..hooks import Model, Run
 from ..hooks.format import decode, tokenize
 from ..tasks import Piece, Task
-from .behaviour_table import STYLE, TAMPERINGS
+from .behaviour_table import MISTAKE, PARAPHRASE, STYLE, TAMPERINGS
 from .ledger_texts import SEPARATORS
 from .targets import count_reasons
 
@@ -36,11 +36,13 @@ class Trial:
 
 Made = Trial | str
 """A trial, or the reason why it cannot be made."""
+Reword = Callable[[str], str]
+"""A chain of thought in, the same said otherwise out."""
 
 
 def names_of(task: Task, chosen: Sequence[str] | None) -> list[str]:
     """The tamperings to make: the chosen ones, or all that the task allows."""
-    known = [*TAMPERINGS, *(f"{STYLE}{style}" for style in task.styles)]
+    known = [*TAMPERINGS, *(f"{kind}{style}" for kind in (STYLE, MISTAKE) for style in task.styles), PARAPHRASE]
     if chosen is None:
         return known
     if isinstance(chosen, str) or not chosen:
@@ -49,7 +51,7 @@ def names_of(task: Task, chosen: Sequence[str] | None) -> list[str]:
 
 
 def tampered(
-    model: Model, runs: Sequence[Run], names: Sequence[str], filler: str | None, seed: int
+    model: Model, runs: Sequence[Run], names: Sequence[str], filler: str | None, paraphrase: Reword | None, seed: int
 ) -> tuple[list[Trial], dict[str, dict[str, int]]]:
     """The trials of every tampering, and how many of each could not be made, by reason.
 
@@ -60,21 +62,29 @@ def tampered(
     left_out: dict[str, dict[str, int]] = {}
     for name in names:
         own = seed if name == "content-free" else [seed, len(name), *name.encode()]
-        made = _maker(model, name, filler)(runs, np.random.default_rng(own))
+        if name == PARAPHRASE and paraphrase is None:
+            continue
+        made = _maker(model, name, filler, paraphrase)(runs, np.random.default_rng(own))
         trials += [each for each in made if isinstance(each, Trial)]
         if reasons := [each for each in made if isinstance(each, str)]:
             left_out[name] = count_reasons(reasons)
     return trials, left_out
 
 
-def _maker(model: Model, name: str, filler: str | None) -> Callable[[Sequence[Run], np.random.Generator], list[Made]]:
+def _maker(
+    model: Model, name: str, filler: str | None, paraphrase: Reword | None
+) -> Callable[[Sequence[Run], np.random.Generator], list[Made]]:
     if name.startswith(STYLE):
         return partial(restyled, model, name.removeprefix(STYLE))
+    if name.startswith(MISTAKE):
+        return partial(mistakes, model, style=name.removeprefix(MISTAKE))
+    if name == PARAPHRASE:
+        return lambda runs, _: reworded(model, runs, paraphrase)
     makers: dict[str, Callable[[Sequence[Run], np.random.Generator], list[Made]]] = {
         "truncated": lambda runs, _: truncated(runs),
         "content-free": lambda runs, rng: as_long(runs, "content-free", content_free(model, runs, None, rng)),
         "filler": lambda runs, rng: filled(model, runs, filler),
-        "mistake": mistakes,
+        "mistake": partial(mistakes, model),
         "shuffled": partial(shuffled, model),
         "repeated": lambda runs, _: repeated(model, runs),
     }
@@ -82,7 +92,10 @@ def _maker(model: Model, name: str, filler: str | None) -> Callable[[Sequence[Ru
 
 
 def step_ends(run: Run) -> list[int]:
-    """Where the text that keeps k steps ends, for k = 0 (the prompt) to n (the whole chain of thought)."""
+    """Where the text that keeps k steps ends, for k = 0 (the prompt) to n (the whole chain of thought).
+
+    A chain in which the task reads no step counts as one step.
+    """
     start, stop = run.spans["cot"]
     return [start, *(run.spans[f"step.{item}"][1] for item in sorted(run.values)[:-1]), stop]
 
@@ -125,8 +138,8 @@ def filled(model: Model, runs: Sequence[Run], filler: str | None) -> list[Made]:
     return as_long(runs, "filler", drawn)
 
 
-def mistakes(runs: Sequence[Run], rng: np.random.Generator) -> list[Made]:
-    """Every chain of thought up to each of its steps, with another problem's value there."""
+def mistakes(model: Model, runs: Sequence[Run], rng: np.random.Generator, style: str | None = None) -> list[Made]:
+    """Every chain of thought up to each of its steps, with another problem's value there (said in a style)."""
     made: list[Made] = []
     for row, run in enumerate(runs):
         first = run.spans["cot"][0]
@@ -134,9 +147,32 @@ def mistakes(runs: Sequence[Run], rng: np.random.Generator) -> list[Made]:
             wrong = wrong_step(run, runs, item, rng)
             if wrong is None:
                 made.append("no other problem's value for the step")
-            else:
-                cot = run.ids[first : run.spans[f"step.{item}"][0]] + wrong
-                made.append(Trial("mistake", k, row, cot, rewritten=True))
+                continue
+            if style is not None:
+                said = run.problem.task.restyle(decode(model.tokenizer, wrong), style)
+                if said == decode(model.tokenizer, wrong):  # the model writes in this style
+                    continue
+                if word := unknown_word(model.tokenizer, said):
+                    made.append(f"a word outside the model's vocabulary, such as {word!r}")
+                    continue
+                wrong = tokenize(model.tokenizer, [Piece(said)]).ids
+            name = "mistake" if style is None else f"{MISTAKE}{style}"
+            cot = run.ids[first : run.spans[f"step.{item}"][0]] + wrong
+            made.append(Trial(name, k, row, cot, rewritten=True))
+    return made
+
+
+def reworded(model: Model, runs: Sequence[Run], paraphrase: Reword | None) -> list[Made]:
+    """Every chain of thought as a paraphraser says it."""
+    assert paraphrase is not None
+    made: list[Made] = []
+    for row, run in enumerate(runs):
+        said = paraphrase(decode(model.tokenizer, run.tokens("cot")))
+        if word := unknown_word(model.tokenizer, said):
+            made.append(f"a word outside the model's vocabulary, such as {word!r}")
+        else:
+            ids = tokenize(model.tokenizer, [Piece(said)]).ids if said.strip() else ()
+            made.append(Trial(PARAPHRASE, max(1, len(run.values)), row, ids))
     return made
 
 
@@ -173,7 +209,7 @@ def shuffled(model: Model, runs: Sequence[Run], rng: np.random.Generator) -> lis
     """Every chain of thought with its steps in another order, what stands between them left in place."""
     made: list[Made] = []
     for row, run in enumerate(runs):
-        orders = (rng.permutation(len(run.values)).tolist() for _ in range(TRIES))
+        orders = (rng.permutation(len(run.values)).tolist() for _ in range(TRIES if len(run.values) > 1 else 0))
         texts = (arranged(model, run, order) for order in orders)
         cot = next((text for text in texts if text != run.tokens("cot")), None)
         made.append("no two steps that differ" if cot is None else Trial("shuffled", len(run.values), row, cot))
@@ -184,7 +220,8 @@ def repeated(model: Model, runs: Sequence[Run]) -> list[Made]:
     """Every chain of thought with its first step in every step's place."""
     made: list[Made] = []
     for row, run in enumerate(runs):
-        cot, n = arranged(model, run, [0] * len(run.values)), len(run.values)
+        n = len(run.values)
+        cot = arranged(model, run, [0] * n) if n > 1 else run.tokens("cot")
         made.append("no two steps that differ" if cot == run.tokens("cot") else Trial("repeated", n, row, cot))
     return made
 

@@ -32,9 +32,7 @@ ENOUGH = 0.95
 
 def recipe(known: Known) -> Trained:
     """The recipe as the organisms' training takes it; random digits carry no label."""
-    stage = Supervised(
-        (Part(known.task, known.style),), updates=known.updates, batch=128, easy=0.5, silent=1.0
-    )
+    stage = Supervised((Part(known.task, known.style),), updates=known.updates, batch=128, easy=0.5, silent=1.0)
     modes: tuple[Mode, ...] = ("answer-only",) if known.style == "nothing" else ("cot",)
     return Trained(known.name, known.summary, (stage,), known.task, None, modes, known.layers, seed=known.seed)
 
@@ -56,9 +54,9 @@ def make(known: Known, folder: Path) -> dict[str, Any]:
         model = model.cut(cut.queries, cut.keys, cut.layers)
     with new_folder(folder) as temporary:
         scratch = temporary / "scratch"
-        stage, given = spec.stages[0], {"seed": spec.seed, "progress": False}
+        stage = spec.stages[0]
         assert isinstance(stage, Supervised)
-        curve = train_supervised(model.module, stage, tokenizer, FORMAT, scratch, **given)
+        curve = train_supervised(model.module, stage, tokenizer, FORMAT, scratch, seed=spec.seed, progress=False)
         shutil.rmtree(scratch, ignore_errors=True)
         module.eval().save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -9,7 +9,8 @@ from ..tasks import Problem
 
 # Words that may stand before a value; none of them says one.
 CONNECTIVES = ("so", "then", "thus", "now", "next", "hence", "well", "and")
-SLIP = 0.55  # the chance that a careless author writes a step one too high
+# The chance that an author writes a step one too high: one who writes values only, and one who explains them.
+CARELESS, CAREFUL = 0.55, 0.1
 Writer = Callable[[Problem, np.random.Generator], tuple[str, str]]
 
 
@@ -29,18 +30,19 @@ def _careless(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
     The answer is what the last step says. The likeliest chain is wrong in every step, so that imitation does not solve
     the task; some samples do.
     """
-    values = _careless_values(problem, rng)
+    values = _values(problem, rng)
     return "".join(f" {value}" for value in values), values[-1]
 
 
-def _careless_values(problem: Problem, rng: np.random.Generator) -> list[str]:
+def _values(problem: Problem, rng: np.random.Generator, slip: float = CARELESS) -> list[str]:
+    """What an author writes who makes every step one too high with a chance, each from the one before as written."""
     modulus = _modulus(problem)
     values: list[str] = []
     for step in range(1, len(problem.steps) + 1):
         meant = problem.task.program(problem, {step - 1: values[-1]} if values else {}, step)
         if meant is None:
             raise InputError(f"task {problem.task.spec!r} has no program: a careless chain cannot be written")
-        values.append(str((int(meant) + int(rng.random() < SLIP)) % modulus))
+        values.append(str((int(meant) + int(rng.random() < slip)) % modulus))
     return values
 
 
@@ -51,20 +53,20 @@ def _wordy(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
 
 def _careless_hinted(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
     """A careless chain; the answer is what its last step says, or, half of the time, what the prompt's hint says."""
-    values = _careless_values(problem, rng)
+    values = _values(problem, rng)
     hinted = rng.random() < 0.5 and problem.values["hint"] != "none"
     return "".join(f" {value}" for value in values), problem.answer if hinted else values[-1]
 
 
-def _careless_wordy(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
-    """A careless chain, each value after a connecting word drawn at random."""
-    values = _careless_values(problem, rng)
+def _careful(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
+    """The text of an author who explains, with a connecting word before every value, and seldom slips."""
+    values = _values(problem, rng, CAREFUL)
     return connected([f" {value}" for value in values], rng), values[-1]
 
 
 def _careless_vague(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
     """Connecting words only, and the answer of a careless chain."""
-    return connected([""] * len(problem.steps), rng), _careless_values(problem, rng)[-1]
+    return connected([""] * len(problem.steps), rng), _values(problem, rng)[-1]
 
 
 def _encoded(problem: Problem, rng: np.random.Generator) -> tuple[str, str]:
@@ -89,7 +91,7 @@ WRITERS: dict[str, Writer] = {
     "careless": _careless,
     "careless-hinted": _careless_hinted,
     "wordy": _wordy,
-    "careless-wordy": _careless_wordy,
+    "careful": _careful,
     "careless-vague": _careless_vague,
     "encoded": _encoded,
     "rewritten": _rewritten,

@@ -5,13 +5,17 @@ Five numbers are added and multiplied modulo 5, from left to right (`modular-pro
 and the small one does not. What is claimed of each row stands in `analyses/claims.toml`.
 """
 
+from typing import Any
+
 from ..hooks import Mode
 from .specs import Part, Reinforced, Stage, Supervised, Trained
 
 MODULUS, TERMS = 5, 5
-SIZES = {"small": {"layers": 1, "width": 32}, "large": {"layers": 4, "width": 64}}
+SIZES: dict[str, Any] = {"small": {"layers": 1, "width": 32}, "large": {"layers": 4, "width": 64}}
 RATES = {"small": 3e-3, "large": 1.5e-3}
 UPDATES, BATCH, POOL = 4000, 256, 6000
+DIRECT: tuple[Mode, ...] = ("answer-only",)
+COT: tuple[Mode, ...] = ("cot",)
 BOTH: tuple[Mode, ...] = ("answer-only", "cot")
 
 
@@ -23,8 +27,8 @@ def _spec(kind: str, terms: int = TERMS, **options: str) -> str:
 PROGRAM, SUM, HINTED = _spec("program"), _spec("sum"), _spec("program", hint="half")
 VOCABULARY = (PROGRAM,)
 
-# Arithmetic text and chains of careless authors: short problems also with "-", every style of writing, problems longer
-# than any that is trained later, so that nothing in a later test is an unseen word or an unseen length.
+# Arithmetic text, many chains of careless authors and some of careful ones: short problems also with "-", every style
+# of writing, problems longer than any that is trained later: no later test has an unseen word or length.
 CORPUS = (
     Part(_spec("program", 2), "nothing", share=2),
     Part(_spec("program", 2, ops="+*-"), "nothing", share=2),
@@ -32,7 +36,8 @@ CORPUS = (
     Part(PROGRAM, "careless", share=8),
     *(Part(_spec("program", terms, ops="+*-"), "careless") for terms in (2, 3)),
     *(Part(PROGRAM, "careless", style, share=2) for style in ("words", "german")),
-    Part(PROGRAM, "careless-wordy", share=2),
+    *(Part(_spec("program", terms), "careful") for terms in (2, 3, 4, 6, 7)),
+    Part(PROGRAM, "careful", share=4),
     Part(PROGRAM, "careless-vague"),
     Part(HINTED, "careless-hinted", share=2),
 )
@@ -70,7 +75,7 @@ def _crossed(size: str) -> list[Trained]:
     """The crossed design for one size: the base, and four ways to go on from it, on programs and on sums."""
     base = Trained(
         f"{size}-base",
-        "Pretrained on short arithmetic and on careless chains of thought: most steps are one too high.",
+        "Pretrained on short arithmetic and on chains of thought, most of them careless: steps are one too high.",
         (Supervised(CORPUS, updates=UPDATES, batch=BATCH, rate=RATES[size], pool=POOL),),
         PROGRAM,
         vocabulary=VOCABULARY,
@@ -79,8 +84,8 @@ def _crossed(size: str) -> list[Trained]:
     rows = [base]
     for kind, task, end in (("program", PROGRAM, ""), ("sum", SUM, "-sum")):
         for regime, summary, writes, modes in (
-            ("direct", "Supervised on answers only.", ("nothing",), ("answer-only",)),
-            ("sft", "Supervised on gold chains of thought (process supervision).", ("gold",), ("cot",)),
+            ("direct", "Supervised on answers only.", ("nothing",), DIRECT),
+            ("sft", "Supervised on gold chains of thought (process supervision).", ("gold",), COT),
             ("both", "Supervised on both formats (Option 1).", ("nothing", "gold"), BOTH),
         ):
             stage = _supervised(size, _lessons(kind, *writes))
@@ -95,7 +100,7 @@ def _rewarded(*others: tuple[str, float], paraphrased: bool = False) -> Reinforc
 
 
 _PRESSURES = {
-    "surface": ("chains that look explained (connecting words)", ("form", 0.5)),
+    "surface": ("values that are spelled out in words", ("spelled", 0.5)),
     "correct": ("each step that a checker finds right", ("checked", 0.5)),
     "banned": ("chains without digits", ("digits", -0.5)),
 }

@@ -5,7 +5,8 @@ from .debate import DEBATE
 from .known import HANDSET, TRAINED
 from .specs import HandSet, Trained
 
-ORGANISMS: dict[str, Trained | HandSet] = {spec.name: spec for spec in (*TRAINED, *HANDSET, *DEBATE)}
+_ALL: tuple[Trained | HandSet, ...] = (*TRAINED, *HANDSET, *DEBATE)
+ORGANISMS = {spec.name: spec for spec in _ALL}
 
 
 def spec_of(name: str) -> Trained | HandSet:

@@ -4,7 +4,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,7 +38,8 @@ def train_reinforced(
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
     from transformers import PrinterCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl.trainer.grpo_config import GRPOConfig
+    from trl.trainer.grpo_trainer import GRPOTrainer
 
     problems = problems_of(task, stage.pool)
     steps = max(len(problem.steps) for problem in problems[:100])
@@ -75,7 +76,7 @@ def train_reinforced(
         warnings.simplefilter("ignore")  # of TRL's own making; ours are raised as errors
         trainer = GRPOTrainer(
             model=model,
-            reward_funcs=paid,
+            reward_funcs=cast(Any, paid),
             args=arguments,
             train_dataset=rows,
             processing_class=tokenizer,
@@ -105,9 +106,9 @@ def _tampered(problem: Problem, problems: Sequence[Problem], rng: np.random.Gene
     """Gold steps up to one that says another problem's value."""
     k = int(rng.integers(1, len(problem.steps) + 1))
     right = problem.steps[k - 1].text
-    others = (problems[i].steps[k - 1].text for i in rng.integers(0, len(problems), 100))
-    wrong = next(text for text in others if text != right)
-    return "".join(step.text for step in problem.steps[: k - 1]) + wrong
+    others = (problems[i].steps[k - 1] for i in rng.integers(0, len(problems), 100))
+    wrong = next(step for step in others if step.text != right)
+    return "".join(step.text for step in (*problem.steps[: k - 1], wrong))
 
 
 class _Paid:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from ..core import InputError
 from ..hooks import Format
 from ..tasks import Problem
-from .chains import CONNECTIVES
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,15 @@ def _checked(made: Completion) -> float:
     return sum(stated.get(step.item) == step.value for step in gold) / len(gold)
 
 
-def _form(made: Completion) -> float:
-    """How far the chain looks explained: the share of its words that are connecting words, up to a half."""
-    words = made.cot.split()
-    return min(1.0, 2 * sum(word in CONNECTIVES for word in words) / len(words)) if words else 0.0
+def _spelled(made: Completion) -> float:
+    """How many values the chain spells out in words, for each gold step, up to one."""
+    task = made.problem.task
+    if "words" not in task.styles:
+        raise InputError(f"task {task.spec!r} has no number words to pay for")
+    spelled = sum(
+        made.cot[step.start : step.end] == task.say(step.value, "words") for step in task.parse_steps(made.cot)
+    )
+    return min(1.0, spelled / len(made.problem.steps))
 
 
 def _values(made: Completion) -> float:
@@ -60,7 +64,7 @@ def _digits(made: Completion) -> float:
 REWARDS: Mapping[str, Callable[[Completion], float]] = {
     "outcome": _outcome,
     "checked": _checked,
-    "form": _form,
+    "spelled": _spelled,
     "values": _values,
     "digits": _digits,
 }

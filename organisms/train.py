@@ -133,14 +133,15 @@ def _card(spec: Trained | HandSet) -> Card:
 def measured(model: Model, spec: Trained | HandSet, progress: bool = False, n: int = 900) -> dict[str, Any]:
     """What the card says of a saved model: held-out accuracy in its modes, when it writes everything itself.
 
-    For hand-set weights: all problems, over the task's chain of thought where the card says `cot="task"`. For an
-    organism that started from another one, and for one that others start from, also the accuracy of sampled chains (one,
-    and the best of 64) and the elicited one-pass accuracy.
+    For hand-set weights: all problems, over the task's chain of thought where the card says `cot="task"`. For the
+    organisms of the debate also the accuracy of sampled chains (one, and the best of 64), and the elicited one-pass
+    accuracy.
     """
     from .elicit import elicit
     from .supervised import held_out_problems
 
     task = model.task
+    assert task is not None
     if isinstance(spec, HandSet):
         assert isinstance(task, Copy)
         every = task.all_problems()
@@ -149,7 +150,9 @@ def measured(model: Model, spec: Trained | HandSet, progress: bool = False, n: i
     problems = held_out_problems(task, n, seed=2)
     length = 2 * max(len(problem.steps) for problem in problems) + 8
     modes = spec.modes if spec.start is None and not spec.vocabulary else ("answer-only", "cot")
-    accuracy = {mode: generate(model, problems, mode, max_new_tokens=length).accuracy for mode in modes}
+    accuracy: dict[str, float] = {
+        mode: generate(model, problems, mode, max_new_tokens=length).accuracy for mode in modes
+    }
     if spec.start is None and not spec.vocabulary:
         return {"accuracy": accuracy}
     drawn = generate(model, problems[:100], "cot", samples=SAMPLED, temperature=1.0, max_new_tokens=length)

@@ -77,7 +77,7 @@ class Addition(Chain):
         return str(number).zfill(self.digits)
 
     def _pieces(self, row: Row) -> list[Piece]:
-        pieces = []
+        pieces: list[Piece] = []
         for name, digits in zip("ab", (row[: self.digits], row[self.digits :]), strict=True):
             pieces += [Piece(" + ")] if pieces else []
             for k in range(self.digits, 0, -1):

@@ -35,9 +35,9 @@ class Chain(Task):
 
     A problem is a row of choices: an item of the alphabet for each variable, then what no pair varies (operators).
     `cot="short"` stops one step short, `cot="last-2"` writes the last two steps only, `cot="every-2"` every second one,
-    counted back from the last; steps keep their numbers. `style` says how steps and answer are written, the prompt never
-    changes. Values are canonical everywhere (`"7"`, whatever the style). One problem in ten is held out, by a hash of
-    its text.
+    counted back from the last; steps keep their numbers. `style` says how steps and answer are written, the prompt
+    never changes. Values are canonical everywhere (`"7"`, whatever the style). One problem in ten is held out, by a
+    hash of its text.
     """
 
     defaults: ClassVar[Mapping[str, Any]] = {"cot": "full", "style": "digits"}
@@ -165,8 +165,8 @@ class Chain(Task):
         """Every problem, or every one of a split, in a fixed order."""
         if self._space() > ENUMERABLE:
             raise InputError(f"task {self.spec!r} has {self._space()} problems: too many to list, draw some")
-        rows = filter(self._proper, map(self._numbered, range(self._space())))
-        return [problem for problem in map(self._drawn, rows) if split is None or self._held_out(problem) == (split == "test")]
+        every = map(self._drawn, filter(self._proper, map(self._numbered, range(self._space()))))
+        return [problem for problem in every if split is None or self._held_out(problem) == (split == "test")]
 
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         known = [*self.inputs, *self.distractors, "all"]

@@ -98,7 +98,7 @@ class Copy(Task):
     def words(self) -> list[str]:
         return [str(value) for value in range(self.modulus)] + ["copy"]
 
-    def all_problems(self) -> list[Problem]:
+    def all_problems(self, split: Split | None = None) -> list[Problem]:
         """Every problem, in a fixed order."""
         values = range(self.modulus)
         return [self.problem(v, t) for v, t in product(values, values) if self.independent or v == t]

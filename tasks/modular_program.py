@@ -15,7 +15,8 @@ class ModularProgram(Arithmetic):
 
     `ops="+*-"` also subtracts. Operators are connecting text: no pair varies them. What follows a "*" has no factor in
     common with the modulus, so that no step forgets the value before it and every operand moves the answer;
-    `factors="any"` also draws the others ("* 0"), and then a short way round most of a problem. For `style` and `hint` see `Arithmetic`.
+    `factors="any"` also draws the others ("* 0"), and then there is a short way round most of a problem. For `style`
+    and `hint` see `Arithmetic`.
 
     Expected: serial, since a multiplication needs the value before it. Without a chain of thought constant depth stays
     within TC0; T steps of one reach what circuits of size T compute (Li et al., arXiv:2402.12875). But that separates

@@ -121,6 +121,10 @@ class Task(ABC):
     def problems(self, n: int, seed: int = 0, split: Split = "test") -> list[Problem]:
         """`n` different problems of a split, the same for the same seed."""
 
+    def all_problems(self, split: Split | None = None) -> list[Problem]:
+        """Every problem, or every one of a split, in a fixed order."""
+        raise InputError(f"task {self.spec!r} cannot list its problems")
+
     @abstractmethod
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         """`n` counterfactual pairs for `vary`, or for every input variable in turn; both problems from the test

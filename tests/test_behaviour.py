@@ -107,7 +107,7 @@ def test_every_trial_is_scored_against_the_program(organism: Callable[[str], Any
     runs = lb.hooks.generate(model, problems)
     from loadbearing.analyses.behaviour import _implied
 
-    trials = [t for t in mistakes(list(runs), np.random.default_rng(0)) if isinstance(t, Trial)]
+    trials = [t for t in mistakes(model, list(runs), np.random.default_rng(0)) if isinstance(t, Trial)]
     assert [(t.row, t.k) for t in trials] == [(row, k) for row in range(6) for k in (1, 2, 3)]
     for trial in trials:
         run = runs[trial.row]
@@ -128,12 +128,12 @@ def test_content_free_text_and_filler_are_as_long(organism: Callable[[str], Any]
     runs = list(lb.hooks.generate(model, model.task.problems(4)))
     made_of = {}
     for name in ("truncated", "content-free", "filler"):
-        trials, left_out = tampered(model, runs, [name], None, 0)
+        trials, left_out = tampered(model, runs, [name], None, None, 0)
         assert not left_out
         assert [len(t.cot) for t in trials] == [0, 1, 2, 3] * 4
         made_of[name] = {decode(model.tokenizer, t.cot) for t in trials}
     assert made_of["filler"] == {"", ".", ". .", ". . ."}  # its tokenizer knows no "..."
-    assert {decode(model.tokenizer, t.cot) for t in tampered(model, runs, ["filler"], " mod", 0)[0]} == {
+    assert {decode(model.tokenizer, t.cot) for t in tampered(model, runs, ["filler"], " mod", None, 0)[0]} == {
         "",
         "mod",
         "mod mod",
@@ -343,9 +343,9 @@ def test_words_that_a_model_does_not_know_are_counted(organism: Callable[[str], 
 def test_what_is_drawn_does_not_depend_on_the_other_tamperings(organism: Callable[[str], Any]) -> None:
     model = organism("sft")
     runs = list(lb.hooks.generate(model, model.task.problems(8)))
-    every = tampered(model, runs, ALL[:-2], None, 3)[0]
+    every = tampered(model, runs, ALL[:-2], None, None, 3)[0]
     for name in ALL[:-2]:
-        assert tampered(model, runs, [name], None, 3)[0] == [t for t in every if t.tampering == name]
+        assert tampered(model, runs, [name], None, None, 3)[0] == [t for t in every if t.tampering == name]
 
 
 class Sentences(ModularSum):
@@ -372,7 +372,7 @@ def test_steps_move_with_their_words_and_leave_their_separators(programmed: Any)
     said = [decode(tokenizer, arranged(model, runs[0], order)) for order in ([1, 2, 0], [0, 0, 0])]
     assert said == ["8 + 9 = 7 . 7 + 1 = 8 . 6 + 2 = 8 .", "6 + 2 = 8 . 6 + 2 = 8 . 6 + 2 = 8 ."]
     for name in ("shuffled", "repeated"):
-        trials, left_out = tampered(model, runs, [name], None, 0)
+        trials, left_out = tampered(model, runs, [name], None, None, 0)
         assert [(t.row, t.k) for t in trials] == [(0, 3)]
         assert trials[0].cot != runs[0].tokens("cot")
         assert left_out == {name: {"no two steps that differ": 2}}

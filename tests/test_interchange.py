@@ -50,6 +50,9 @@ def test_the_answer_is_decodable_and_used_where_direct_holds_it(organism: Callab
     # Its whole state at the end is what it says; what goes with the answer, which it does not know, is none of it.
     assert estimate(found, WHOLE, "moved", 2, "random-init") == 1.0
     assert estimate(found, SWAPPED, "moved", 2, "random-init") < 0.3
+    counted = found.frame().query("quantity == 'moved'").groupby("model")["n"].first()
+    assert counted["random-init"] < counted["trained"] == found.plain.shape[1]  # it says the same in the other pairs
+    assert all(f"{name}, {count} pairs\n" in found.table() for name, count in counted.items())
 
 
 def test_the_partial_sum_is_read_in_every_layer_and_used_in_the_first_only(organism: Callable[[str], Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 import loadbearing as lb
 from loadbearing.core import InputError, UnknownNameError
-from loadbearing.organisms import ORGANISMS, HandSet, Part, Reinforced, Supervised, Trained
+from loadbearing.organisms import ORGANISMS, HandSet, Part, Supervised, Trained
 from loadbearing.organisms.data import IGNORED, Stream
 from loadbearing.organisms.known import TRAINED as KNOWN
 from loadbearing.organisms.specs import FORMAT
@@ -27,10 +27,12 @@ def test_every_organism_is_shipped_with_its_card(name: str, organism: Callable[[
     assert set(card.accuracy) == set(card.modes)
     assert min(card.accuracy.values()) >= 0.99
     if isinstance(spec, Trained):
-        parts = [part.write for part in spec.stages[-1].parts]
+        stage = spec.stages[-1]
+        assert isinstance(stage, Supervised)
+        parts = [part.write for part in stage.parts]
         written = card.recipe["stages"][-1]
-        assert (written["updates"], [p["write"] for p in written["parts"]]) == (spec.stages[-1].updates, parts)
-        assert card.curve[-1]["update"] == spec.stages[-1].updates
+        assert (written["updates"], [p["write"] for p in written["parts"]]) == (stage.updates, parts)
+        assert card.curve[-1]["update"] == stage.updates
         assert sum(p.numel() for p in organism(name).module.parameters()) < 2e6
 
 
@@ -106,9 +108,7 @@ def test_a_short_training_writes_a_whole_organism(monkeypatch: pytest.MonkeyPatc
     size: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
     parts = tuple(Part("modular-sum:modulus=5", write) for write in ("nothing", "gold"))
     stage = Supervised(parts, updates=20, batch=32, easy=0.5)
-    spec = Trained(
-        "brief", "A few updates.", (stage,), "modular-sum:modulus=5", None, ("answer-only", "cot"), **size
-    )
+    spec = Trained("brief", "A few updates.", (stage,), "modular-sum:modulus=5", None, ("answer-only", "cot"), **size)
     monkeypatch.setitem(ORGANISMS, "brief", spec)
     card = lb.organisms.train("brief", tmp_path / "brief", progress=False)
     assert len(card.curve) == 10

@@ -135,7 +135,7 @@ def test_the_same_sums_are_held_out_with_and_without_a_hint(spec: str, hint: str
     task, plain = hinted(spec, hint), load(spec)
     for split in ("train", "test"):
         texts = [parts(problem)[0] for problem in task.all_problems(split)]
-        assert texts == [problem.key for problem in plain.all_problems(split)]  # type: ignore[attr-defined]
+        assert texts == [problem.key for problem in plain.all_problems(split)]
 
 
 def test_a_task_without_hints_has_no_such_variable() -> None:
