@@ -96,15 +96,23 @@ def load_claims(path: str | Path | None = None) -> tuple[tuple[Claim, ...], floa
     return tuple(map(_claim, content["claim"])), float(content["level"])
 
 
+def _term(given: Mapping[str, Any]) -> Term:
+    return Term(given["organism"], given["measure"], float(given.get("weight", 1)))
+
+
 def _claim(given: Mapping[str, Any]) -> Claim:
     try:
         requires = tuple(
-            Condition(Term(each["organism"], each["measure"]), each["side"], float(each["threshold"]))
-            for each in given.get("requires", ())
+            Condition(_term(each), each["side"], float(each["threshold"])) for each in given.get("requires", ())
         )
-        lists = {key: tuple(Term(**each) for each in given.get(key, ())) for key in ("endpoint", "secondary")}
+        lists = {key: tuple(map(_term, given.get(key, ()))) for key in ("endpoint", "secondary")}
         made = Claim(
-            given["id"], given["claim"], side=given["side"], threshold=given["threshold"], requires=requires, **lists
+            given["id"],
+            given["claim"],
+            side=given["side"],
+            threshold=float(given["threshold"]),
+            requires=requires,
+            **lists,
         )
     except (KeyError, TypeError) as error:
         raise InputError(f"claim {given.get('id', given)!r} is not whole: {error}") from error

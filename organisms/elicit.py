@@ -16,13 +16,13 @@ RATE = 1e-3
 
 
 def elicit(
-    model: Model, *, updates: int = UPDATES, seed: int = 0, n: int = 500, progress: bool = False
+    model: Model, *, updates: int | None = None, seed: int = 0, n: int = 500, progress: bool = False
 ) -> dict[str, float]:
     """Fine-tune a copy of a model on answers only, and measure its held-out one-pass accuracy.
 
     The budget is the same for every model: `updates` of 256 train problems of the model's task. Beside it stands a
     twin of the same size trained as long from random weights: what the fine-tune teaches by itself. Returns "accuracy",
-    "twin", "updates". The model is not changed.
+    "twin", "updates" and how many "problems" were asked. The model is not changed.
 
     >>> from loadbearing.hooks import load
     >>> found = elicit(load("organism:direct"), updates=2, n=50)
@@ -30,10 +30,11 @@ def elicit(
     (True, True)
     """
     assert model.task is not None
+    updates = UPDATES if updates is None else updates
     stage = Supervised((Part(model.task.spec, "nothing"),), updates=updates, batch=BATCH, rate=RATE)
     stream = Stream(stage, model.tokenizer, model.format, seed)
     problems = held_out_problems(model.task, n, seed=2)
-    found: dict[str, float] = {"updates": updates}
+    found: dict[str, float] = {"updates": updates, "problems": len(problems)}
     for name, module in (("accuracy", copy.deepcopy(model.module)), ("twin", _random(model, seed))):
         with tempfile.TemporaryDirectory() as scratch:
             arguments: dict[str, Any] = {"seed": seed, "stream": stream, "progress": progress}
