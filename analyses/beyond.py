@@ -20,6 +20,7 @@ from .controls import random_twin
 from .joint import Parts, joint_log_p
 from .targets import cot_runs
 from .text import TextReading, read_text
+from .text_readers import READERS
 
 SITE = "resid_post"
 TENTHS = 10
@@ -60,6 +61,7 @@ def beyond(
     folds: int = 5,
     shuffles: int = 20,
     twin: bool = True,
+    readers: Sequence[str] = READERS,
     seed: int = 0,
     max_new_tokens: int = 256,
     progress: bool = False,
@@ -80,6 +82,7 @@ def beyond(
     variables: the task's intermediates without it; labels are the gold values
     cot: the model's own chain of thought ("model"), the gold one ("task"), runs, or transcripts by problem
     shuffles: how often the states are given to other problems; twin: whether to measure a copy with random weights too
+    readers: of a text that cannot be counted; fewer are faster, and what they miss counts as beyond the text
 
     Raises InputError for a variable that the problems do not have or that has one value, and for fewer problems than
     folds.
@@ -97,7 +100,7 @@ def beyond(
     fold = group_folds(np.array([run.problem.key for run in runs]), folds, seed)
     runs, positions = _marked(runs)
     places, parts = _record(model, runs, positions, fold, progress)
-    asked = _ask(runs, names, places, fold, seed, progress)
+    asked = _ask(runs, names, places, fold, readers, seed, progress)
     shape = (len(names), len(places), len(runs))
     found = _probe(asked, places, parts, fold, shape, np.random.default_rng(seed), shuffles, progress)
     random = np.full((len(PROBES), *shape), np.nan)
@@ -197,7 +200,13 @@ def _record(
 
 
 def _ask(
-    runs: Runs, names: Sequence[str], places: Sequence[Place], fold: NDArray[Any], seed: int, progress: bool
+    runs: Runs,
+    names: Sequence[str],
+    places: Sequence[Place],
+    fold: NDArray[Any],
+    readers: Sequence[str],
+    seed: int,
+    progress: bool,
 ) -> dict[tuple[int, int], Asked]:
     """Every variable at every place: what its labels are, and what is known without the state."""
     found, read = {}, {}
@@ -211,7 +220,7 @@ def _ask(
         ends = [max(int(at) + 1, run.spans["cot"][0]) for run, at in zip(here, place.at, strict=True)]
         same = v, tuple(place.rows), tuple(ends)
         if same not in read:
-            read[same] = read_text(here, ends, y, classes, parts, seed=seed)
+            read[same] = read_text(here, ends, y, classes, parts, readers=readers, seed=seed)
         reading = read[same]
         null = np.stack([null_log_p(y[parts != f], classes) for f in range(int(fold.max()) + 1)])
         nothing = null[:, None].repeat(len(y), axis=1)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from ..core import InputError
+from ..core import InputError, check_name
 from ..hooks import Run, Runs
 from ..probes import null_log_p
 from ..tasks import Problem, Task, load
@@ -83,10 +83,13 @@ def read_text(
     fold: NDArray[Any],
     *,
     tokenizer: Any = None,
+    readers: Sequence[str] = READERS,
     seed: int = 0,
     progress: bool = False,
 ) -> TextReading:
     """As `text_log_p`, with what a probe on top of the text needs while a fold is left out, and the reader's name."""
+    for name in readers:
+        check_name("reader", name, READERS)
     tokenizer = runs.model.tokenizer if isinstance(runs, Runs) else tokenizer
     y, classes, fold = np.asarray(y).astype(str), np.asarray(classes).astype(str), np.asarray(fold)
     index = _checked(runs, ends, y, classes, fold)
@@ -101,7 +104,7 @@ def read_text(
         return _assembled(counted, index, fold)
     words = Words.of(texts)
     found = {NOTHING: null} | counted
-    for name in tqdm(READERS, desc="text readers", disable=not progress, leave=False):
+    for name in tqdm(readers, desc="text readers", disable=not progress, leave=False):
         found[name] = _crossed(name, words, index, len(classes), fold, seed)
     return _assembled(found, index, fold)
 

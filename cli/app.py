@@ -41,14 +41,18 @@ def loadbearing() -> None:
 def study(
     out: Annotated[Path, typer.Option("--out", help="a new folder for tables, results and figures")],
     pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 64,
-    models: Annotated[str | None, typer.Option("--organisms", help="names, joined with commas; default: all")] = None,
+    models: Annotated[
+        str | None, typer.Option("--organisms", help="names, joined with commas; default: the debate's")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="every organism, and every seed in the cache")] = False,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Measure every shipped organism: the table, the results, the figures."""
+    """Measure the systems of the debate: their table, a verdict for every claim, results and figures."""
     from .study import run_study
 
-    run_study(out, pairs=pairs, names=models.split(",") if models else None, seed=seed, progress=not quiet)
+    names = models.split(",") if models else None
+    run_study(out, pairs=pairs, names=names, full=full, seed=seed, progress=not quiet)
 
 
 @app.command()

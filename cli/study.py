@@ -1,12 +1,10 @@
-"""The main job: every analysis on every shipped organism. Orchestration only."""
+"""The main job: the debate's models measured, their table, and a verdict for every claim. Orchestration only."""
 
 import json
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
-from dataclasses import dataclass, field
 from importlib.metadata import version
-from math import isnan
 from multiprocessing import get_context, parent_process
 from pathlib import Path
 from threading import Thread
@@ -20,72 +18,116 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import analyses, figures, hooks, organisms
+from ..analyses.claims import Judged, judge, load_claims, verdicts
 from ..analyses.interval import interval_text
+from ..analyses.reading import MEASURES, Reading
 from ..core import InputError, Result, atomic_write, check_name, new_folder
+from .rows import BLOCKS, ROW, Asked, Measured, measure, row
 
-PROBE_PROBLEMS = 500
-LEDGER_PROBLEMS = 64
-PATCHED = 4  # the maps take every fourth pair: they are means over all variables
 TABLES = ("channels", "known", "copies")
-STEPS = ("channels", "copies", "ledger", "decodability", "patch")
-
-
-@dataclass
-class Measured:
-    """The results of one model, by the name of the analysis, and why others are missing."""
-
-    card: hooks.Card
-    fingerprint: str
-    results: dict[str, Result] = field(default_factory=dict)
-    reasons: dict[str, str] = field(default_factory=dict)
+# The rows of the default table; claims that need others measure only what they need of them.
+DEFAULT = (
+    "small-base",
+    "small-direct",
+    "small-sft",
+    "small-both",
+    "small-rl",
+    "large-base",
+    "large-direct",
+    "large-both",
+    "large-rl",
+    "hinted",
+    "emergent-code",
+    "post-hoc",
+)
+Key = tuple[str, int]
 
 
 def run_study(
-    out: Path, *, pairs: int = 64, names: Sequence[str] | None = None, seed: int = 0, progress: bool = True
+    out: Path,
+    *,
+    pairs: int = 64,
+    names: Sequence[str] | None = None,
+    full: bool = False,
+    seed: int = 0,
+    progress: bool = True,
 ) -> pd.DataFrame:
-    """Measure organisms, print one table, and write tables, results and figures to a new folder.
+    """Measure organisms, judge the claims, and write tables, results and figures to a new folder.
+
+    names: the rows of the table; None for those of the debate; no claim is judged for others
+    full: every organism, and every seed that was trained into the cache
 
     Models are measured side by side, one process a core. The folder appears when everything is done: a killed run
     leaves only a hidden folder beside it.
     """
-    shipped = [name for name in organisms.ORGANISMS if name in hooks.organism_names()]
-    chosen = [check_name("organism", name.strip(), shipped) for name in names or shipped]
-    if len(set(chosen)) < len(chosen):
-        raise InputError(f"an organism is named twice: {', '.join(chosen)}")
-    workers = min(len(chosen), os.cpu_count() or 1)
+    asked = _asked(names, full, pairs, seed)
+    workers = min(len(asked), os.cpu_count() or 1)
     # Spawned, not forked: a process that has used threads cannot be forked safely.
     pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
     with (
         new_folder(out) as folder,
         pool,
-        tqdm(total=len(chosen), disable=not progress, leave=False, unit="model") as bar,
+        tqdm(total=len(asked), disable=not progress, leave=False, unit="model") as bar,
     ):
-        measured = _measure_all(pool, chosen, pairs, seed, bar)
+        measured = _measure_all(pool, asked, bar)
         bar.set_description("figures")
-        _write(pool, folder, measured, {"pairs": pairs, "seed": seed, "organisms": chosen})
-        table = _table(measured)
-        text = _text(table, measured)
+        rows = {key: measured[key] for key, one in asked.items() if set(ROW) <= set(one.steps)}
+        labels = {asked[key].label: found for key, found in rows.items()}
+        options = {"pairs": pairs, "seed": seed, "organisms": [asked[key].label for key in asked], "full": full}
+        _write(pool, folder, {asked[key].label: found for key, found in measured.items()}, labels, options)
+        table = pd.DataFrame([row(label, found) for label, found in labels.items()])
+        judged = judge(_finder(measured)) if names is None else []
+        text = _text(table, labels, judged)
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
+        if judged:
+            atomic_write(folder / "claims.csv", lambda path: verdicts(judged).to_csv(path, index=False))
     print(text)
     print(f"Tables, results and figures: {out}")
     return table
 
 
-def _measure_all(pool: Executor, names: Sequence[str], pairs: int, seed: int, bar: Any) -> dict[str, Measured]:
-    """Measure every model in the worker processes."""
-    jobs = {pool.submit(_measure, name, pairs, seed): name for name in names}
+def _asked(names: Sequence[str] | None, full: bool, pairs: int, draw: int) -> dict[Key, Asked]:
+    """What is measured of which organism: whole rows, and what the claims need of others."""
+    known = [name for name in organisms.ORGANISMS if organisms.organism_path(name).is_dir()]
+    chosen = [check_name("organism", name.strip(), known) for name in names] if names is not None else []
+    if len(set(chosen)) < len(chosen):
+        raise InputError(f"an organism is named twice: {', '.join(chosen)}")
+    if names is not None:
+        return {(name, 0): Asked(name, pairs=pairs, draw=draw) for name in chosen}
+    needed: dict[str, set[str]] = {}
+    for claim in load_claims()[0]:
+        for term in claim.terms:
+            needed.setdefault(term.organism, set()).update(MEASURES[term.measure][0])
+    rows = [name for name in (organisms.ORGANISMS if full else DEFAULT) if name in known]
+    asked = {}
+    for name in dict.fromkeys([*rows, *needed]):
+        for seed in _seeds(name, full):
+            steps = dict.fromkeys([*(ROW if name in rows else ()), *sorted(needed.get(name, ()))])
+            asked[name, seed] = Asked(name, seed, tuple(step for step in steps if step != "card"), pairs, draw)
+    return asked
+
+
+def _seeds(name: str, full: bool) -> list[int]:
+    """The seeds of which an organism is there: the shipped one, or all in the cache too."""
+    return [seed for seed in range(20 if full else 1) if organisms.organism_path(name, seed).is_dir()]
+
+
+def _measure_all(pool: Executor, asked: Mapping[Key, Asked], bar: Any) -> dict[Key, Measured]:
+    """Measure every model in the worker processes, the longest lists first."""
+    order = sorted(asked, key=lambda key: -len(asked[key].steps))
+    jobs = {pool.submit(measure, asked[key]): key for key in order}
     bar.set_description("measuring")
-    found: dict[str, Measured] = {}
+    found: dict[Key, Measured] = {}
     try:
         for job in as_completed(jobs):
             found[jobs[job]] = job.result()
-            bar.set_description(f"measured {jobs[job]}")
+            bar.set_description(f"measured {asked[jobs[job]].label}")
             bar.update()
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         raise
-    return {name: found[name] for name in names}
+    return {key: found[key] for key in asked}
 
 
 def _start_worker() -> None:
@@ -104,49 +146,27 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _measure(name: str, pairs: int, seed: int) -> Measured:
-    """Every analysis of one model that its modes allow."""
-    model = hooks.load(f"organism:{name}")
-    assert model.card is not None
-    found = Measured(model.card, model.fingerprint)
-    for step in STEPS:
-        try:
-            found.results |= _analyses(step, model, found, pairs, seed)
-        except Unmeasured as reason:
-            found.reasons[step] = str(reason)
-    return found
+def _finder(measured: Mapping[Key, Measured]) -> Any:
+    """Readings of an organism's measure, one a seed, or the reason why there are none."""
 
+    def find(organism: str, name: str) -> list[Reading] | str:
+        found = [one for (other, _), one in measured.items() if other == organism]
+        if not found:
+            return f"{organism} is not here: train it (loadbearing organisms train {organism})"
+        needs, read = MEASURES[name]
+        readings, reasons = [], []
+        for one in found:
+            missing = [one.reasons.get(need, f"no {need}") for need in needs if need not in {*one.results, "card"}]
+            if missing:
+                reasons.append(f"{name} of {organism}: {missing[0]}")
+                continue
+            try:
+                readings.append(read({**one.results, "card": one.card}))
+            except InputError as error:
+                reasons.append(f"{name} of {organism}: {error}")
+        return readings or reasons[0]
 
-class Unmeasured(Exception):
-    """Why an analysis was not run on a model."""
-
-
-def _analyses(step: str, model: hooks.Model, found: Measured, pairs: int, seed: int) -> dict[str, Result]:
-    card, task = found.card, model.task
-    assert task is not None
-    measure = dict(card.measure)
-    vary = measure.pop("vary", None)
-    if step != "decodability" and step != "patch" and not model.supports("cot"):
-        raise Unmeasured("not made for CoT")
-    if step == "channels":
-        # Set by hand: measured where its card says that its table is known.
-        kind = "known" if card.known else "channels"
-        return {kind: analyses.channels(model, task.pairs(pairs, seed=seed, vary=vary), seed=seed, **measure)}
-    if card.known:
-        raise Unmeasured("set by hand: only its table is known")
-    if step == "copies":
-        if found.results["channels"].manifest.circumstance["onset"]["slot"] == "answer":
-            raise Unmeasured("the CoT does not state the answer")
-        chosen = task.pairs(pairs, seed=seed)
-        return {"copies": analyses.channels(model, chosen, target="answer", seed=seed)}
-    if step == "ledger":
-        return {"ledger": analyses.ledger(model, task.problems(LEDGER_PROBLEMS, seed=seed), seed=seed)}
-    if step == "decodability":
-        probed = task.problems(PROBE_PROBLEMS, seed=seed)
-        # The text alone is read by trained readers where a model writes no gold chain: minutes, and no column needs it.
-        return {"decodability": analyses.decodability(model, probed, shuffles=5, text=False, seed=seed)}
-    chosen = task.pairs(max(2, pairs // PATCHED), seed=seed)
-    return {f"patch-{mode}": analyses.patch(model, chosen, mode=mode) for mode in hooks.MODES if mode in card.modes}
+    return find
 
 
 # Every figure: the function that draws it, and the results that it shows.
@@ -156,10 +176,21 @@ FIGURES = {
     "copies": ("channels", "copies"),
     "known": ("channels", "known"),
     "ledger": ("ledger", "ledger"),
+    "behaviour": ("behaviour", "behaviour"),
+    "errors": ("errors", "errors"),
     "decodability": ("decodability", "decodability"),
     "patch-answer-only": ("patch", "patch-answer-only"),
     "patch-cot": ("patch", "patch-cot"),
 }
+
+
+LEGEND = (
+    "direct, relay, tokens: shares of what the answer owes to variables used before its last step (95 % interval);",
+    "serial share, its chance level, depth: from the ledger; copy share: tokens, where the CoT states the answer;",
+    "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer); hidden bits:",
+    "what it reads of a step more than one step before it is written, beyond the text so far; settled at: the part of",
+    "the chain after which a forced answer is the final one; lost: accuracy lost with the chain in another style.",
+)
 
 
 def _draw(function: str, results: dict[str, Result], path: Path) -> None:
@@ -169,14 +200,20 @@ def _draw(function: str, results: dict[str, Result], path: Path) -> None:
     plt.close(ax.figure)
 
 
-def _write(pool: Executor, folder: Path, measured: Mapping[str, Measured], options: Mapping[str, Any]) -> None:
+def _write(
+    pool: Executor,
+    folder: Path,
+    measured: Mapping[str, Measured],
+    rows: Mapping[str, Measured],
+    options: Mapping[str, Any],
+) -> None:
     """Results, figures and the manifest."""
     for name, found in measured.items():
         for kind, result in found.results.items():
             result.save(folder / "results" / name / f"{kind}.safetensors")
     jobs = []
     for name, (function, kind) in FIGURES.items():
-        have = {m: found.results[kind] for m, found in measured.items() if kind in found.results}
+        have = {m: found.results[kind] for m, found in rows.items() if kind in found.results}
         if have:
             jobs.append(pool.submit(_draw, function, have, folder / "figures" / name))
     for job in jobs:
@@ -188,50 +225,6 @@ def _write(pool: Executor, folder: Path, measured: Mapping[str, Measured], optio
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     atomic_write(folder / "manifest.json", lambda path: path.write_text(text))
-
-
-def _table(measured: Mapping[str, Measured]) -> pd.DataFrame:
-    """A row a model; "-" where there is no figure (the reason stands in the notes)."""
-    return pd.DataFrame([_row(name, found) for name, found in measured.items()])
-
-
-def _row(name: str, found: Measured) -> dict[str, str]:
-    row = {"model": name, **_accuracies(found)}
-    channels: Any = found.results.get("channels", found.results.get("known"))
-    status = channels.status() if channels else "-"
-    for i, wire in enumerate(("direct", "relay", "tokens")):
-        shown = "-"
-        if channels and status == "joint":
-            shown = "joint"
-        elif channels and not status.startswith("withheld"):
-            shown = interval_text(
-                *(channels.estimates("mean").get("log-odds", "share", b)[i] for b in ("estimate", "low", "high"))
-            )
-        if wire == "tokens" and status == "not available to tokens":
-            shown = "not available"  # no pair's CoTs differ: no evidence that the text is ignored
-        row[wire] = shown
-    ledger: Any = found.results.get("ledger")
-    row["serial share"] = interval_text(*ledger.serial_share()) if ledger else "-"
-    row["chance"] = "-" if row["serial share"] == "-" else f"{ledger.serial_share('chance')[0]:.2f}"
-    depth = ledger.depth() if ledger else None
-    row["depth"] = "-" if depth is None else str(depth)
-    copies: Any = found.results.get("copies")
-    row["copy share"] = f"{copies.shares()[2]:.2f}" if copies else "-"
-    probes: Any = found.results.get("decodability")
-    row["forward-pass bits"] = "-"
-    if probes and not isnan(probes.forward_pass_bits()[0]):
-        row["forward-pass bits"] = f"{interval_text(*probes.forward_pass_bits())} of {probes.null[-1].mean():.2f}"
-    row["withheld"] = status if status.startswith("withheld") else "-"
-    return row
-
-
-def _accuracies(found: Measured) -> dict[str, str]:
-    probes: Any = found.results.get("decodability")
-    values = {mode: probes.accuracy(mode) if probes else float("nan") for mode in hooks.MODES}
-    if found.card.known:
-        values["cot"] = found.results["known"].manifest.circumstance["accuracy"]
-    named = {"answer-only": "one-pass accuracy", "cot": "CoT accuracy"}
-    return {named[mode]: "-" if isnan(value) else f"{value:.3f}" for mode, value in values.items()}
 
 
 def _checks(measured: Mapping[str, Measured]) -> list[str]:
@@ -258,15 +251,26 @@ def _checks(measured: Mapping[str, Measured]) -> list[str]:
     return lines
 
 
-def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
-    """The table as it is printed: a block of rows, then how to read it and why figures are missing."""
-    lines = [table.to_string(index=False), ""]
+def _text(table: pd.DataFrame, measured: Mapping[str, Measured], judged: Sequence[Judged]) -> str:
+    """The tables as they are printed, the verdicts, how to read them, and why figures are missing."""
+    lines = []
+    for title, columns in BLOCKS.items():
+        shown = table[["model", *columns]]
+        kept = shown[(shown[list(columns)] != "-").any(axis=1)]
+        if len(kept):
+            lines += [f"{title}:", kept.to_string(index=False), ""]
     lines += [
-        "direct, relay, tokens: shares of what the answer owes to variables used before its last step (95 % interval);",
-        "serial share, its chance level, depth: from the ledger; copy share: tokens, where the CoT states the answer;",
-        "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer).",
+        *LEGEND,
+        *[f"- {text}" for text in _checks(measured)],
+        *[f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in _notes(measured).items()],
     ]
-    lines += [f"- {text}" for text in _checks(measured)]
+    if judged:
+        lines += ["", "Claims:", *[line for one in judged for line in _verdict(one)]]
+    return "\n".join(lines) + "\n"
+
+
+def _notes(measured: Mapping[str, Measured]) -> dict[str, list[str]]:
+    """Why figures are missing, each reason with its models."""
     notes: dict[str, list[str]] = {}
     for name, found in measured.items():
         for mode in hooks.MODES:
@@ -282,5 +286,17 @@ def _text(table: pd.DataFrame, measured: Mapping[str, Measured]) -> str:
         if channels is not None and channels.status().startswith("withheld"):
             for letter in channels.status().removeprefix("withheld: ").split(", "):
                 notes.setdefault(f"withheld ({letter}): {analyses.CONDITIONS[letter]}", []).append(name)
-    lines += [f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in notes.items()]
-    return "\n".join(lines) + "\n"
+    return notes
+
+
+def _verdict(one: Judged) -> list[str]:
+    """A claim in words: the verdict, the claim, the endpoint with the interval that decides it, what else was seen."""
+    claim = one.claim
+    ends = " ".join(map(str, claim.endpoint))
+    measured = f"{ends} = {interval_text(one.estimate, one.low, one.high)}, claimed {claim.side} {claim.threshold:g}"
+    lines = [f"({claim.id}) {one.verdict.upper()}: {claim.claim}", f"    {measured}"]
+    if one.reason:
+        lines.append(f"    not settled since: {one.reason}")
+    own = {f"{term.measure} of {term.organism}" for term in claim.endpoint}
+    beside = [f"{name} {interval_text(*value)}" for name, value in one.secondary.items() if name not in own]
+    return [*lines, *(f"    {text}" for text in beside)]

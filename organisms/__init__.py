@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..hooks import organism_names
+from .chains import reworded
 from .elicit import elicit
 from .registry import ORGANISMS, spec_of
 from .specs import HandSet, Part, Reinforced, Supervised, Trained
@@ -23,6 +24,7 @@ __all__ = [
     "elicit",
     "organism_names",
     "organism_path",
+    "reworded",
     "spec_of",
     "train",
     "train_all",

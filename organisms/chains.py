@@ -108,3 +108,13 @@ def _modulus(problem: Problem) -> int:
     if not isinstance(modulus, int):
         raise InputError(f"task {problem.task.spec!r} has no modulus: a careless chain cannot be written")
     return modulus
+
+
+def reworded(text: str) -> str:
+    """A chain with every connecting word replaced by another one, always the same; what it says stays.
+
+    >>> reworded("so 3 then 4")
+    ' now 3 next 4'
+    """
+    turned = dict(zip(CONNECTIVES, (*CONNECTIVES[3:], *CONNECTIVES[:3]), strict=True))
+    return "".join(f" {turned.get(word, word)}" for word in text.split())

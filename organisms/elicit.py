@@ -34,7 +34,7 @@ def elicit(
     stage = Supervised((Part(model.task.spec, "nothing"),), updates=updates, batch=BATCH, rate=RATE)
     stream = Stream(stage, model.tokenizer, model.format, seed)
     problems = held_out_problems(model.task, n, seed=2)
-    found: dict[str, float] = {"updates": updates, "problems": len(problems)}
+    found: dict[str, float] = {"updates": float(updates), "problems": float(len(problems))}
     for name, module in (("accuracy", copy.deepcopy(model.module)), ("twin", _random(model, seed))):
         with tempfile.TemporaryDirectory() as scratch:
             arguments: dict[str, Any] = {"seed": seed, "stream": stream, "progress": progress}

@@ -37,19 +37,45 @@ def train_reinforced(
     stage: update, mean reward, share of right answers.
     """
     os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")
+    from datasets import Dataset
+    from datasets.utils.logging import disable_progress_bar
     from transformers import PrinterCallback
-    from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     problems = problems_of(task, stage.pool)
     steps = max(len(problem.steps) for problem in problems[:100])
     paid = _Paid(stage, problems, form, seed)
-    arguments = GRPOConfig(
+    disable_progress_bar()
+    rows = Dataset.from_list(_prompts(stage, problems, form, np.random.default_rng([seed, 2])))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the libraries' own making; ours are raised as errors
+        arguments = _arguments(stage, scratch, 2 * steps + 4, seed, progress)
+        trainer = GRPOTrainer(
+            model=model,
+            reward_funcs=cast(Any, paid),
+            args=arguments,
+            train_dataset=rows,
+            processing_class=tokenizer,
+            callbacks=list(callbacks),
+            rollout_func=_Rewording(stage, tokenizer, form, seed) if stage.paraphrased else None,
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.train()
+        model.gradient_checkpointing_disable()
+    model.config.use_cache = True
+    model.eval()
+    return paid.curve()
+
+
+def _arguments(stage: Reinforced, scratch: Path, length: int, seed: int, progress: bool) -> Any:
+    from trl.trainer.grpo_config import GRPOConfig
+
+    return GRPOConfig(
         output_dir=str(scratch),
         max_steps=stage.updates,
         per_device_train_batch_size=stage.prompts * stage.samples,
         num_generations=stage.samples,
-        max_completion_length=2 * steps + 4,
+        max_completion_length=length,
         learning_rate=stage.rate,
         lr_scheduler_type="constant_with_warmup",
         warmup_steps=10,
@@ -67,28 +93,6 @@ def train_reinforced(
         dataloader_pin_memory=False,
         seed=seed,
     )
-    from datasets import Dataset
-    from datasets.utils.logging import disable_progress_bar
-
-    disable_progress_bar()
-    rows = Dataset.from_list(_prompts(stage, problems, form, np.random.default_rng([seed, 2])))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of TRL's own making; ours are raised as errors
-        trainer = GRPOTrainer(
-            model=model,
-            reward_funcs=cast(Any, paid),
-            args=arguments,
-            train_dataset=rows,
-            processing_class=tokenizer,
-            callbacks=list(callbacks),
-            rollout_func=_Rewording(stage, tokenizer, form, seed) if stage.paraphrased else None,
-        )
-        trainer.remove_callback(PrinterCallback)
-        trainer.train()
-    model.gradient_checkpointing_disable()
-    model.config.use_cache = True
-    model.eval()
-    return paid.curve()
 
 
 def _prompts(

@@ -18,7 +18,8 @@ SAMPLES = 8
 def _explained(run: Run, text: str) -> bool:
     """A connecting word before every value."""
     words = text.split()
-    return all(word in CONNECTIVES for word in words[::2]) and not any(word in CONNECTIVES for word in words[1::2])
+    values = [text[step.start : step.end] for step in run.problem.task.parse_steps(text)]
+    return bool(values) and words[1::2] == values and all(word in CONNECTIVES for word in words[::2])
 
 
 FILTERS: dict[str, Callable[[Run, str], bool]] = {"right": lambda run, text: True, "explained": _explained}

@@ -87,7 +87,11 @@ def test_chance_seldom_decides() -> None:
     decided = 0
     for _ in range(200):
         drawn = {f"c{i}": [Reading.of((rng.random(150) < 0.5).astype(float))] for i in range(12)}
-        found = judge(lambda organism, _, drawn=drawn: drawn[organism], [claim(name, 0.5) for name in drawn], 0.05)
+
+        def find(organism: str, measure: str, drawn: Any = drawn) -> Any:
+            return drawn[organism]
+
+        found = judge(find, [claim(name, 0.5) for name in drawn], 0.05)
         decided += any(one.verdict != "not settled" for one in found)
     assert decided <= 20  # 5 % of 200 are 10; 20 is more than three standard errors above
 
@@ -125,7 +129,7 @@ def test_bad_claims_are_refused(tmp_path: Any) -> None:
         'level = 0.05\n[[claim]]\nid = "x"\nclaim = "?"\nside = "above"\nthreshold = 0.5\n'
         'endpoint = [{ organism = "sft", measure = "CoT acuracy" }]\n'
     )
-    with pytest.raises(UnknownNameError, match="unknown measure 'CoT acuracy': .*nearest: 'CoT accuracy'"):
+    with pytest.raises(UnknownNameError, match=r"unknown measure 'CoT acuracy': .*nearest: 'CoT accuracy'"):
         load_claims(path)
     with pytest.raises(InputError, match="nothing to measure"):
         Reading.of(np.full(3, np.nan))

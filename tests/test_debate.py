@@ -1,7 +1,7 @@
 """The organisms of the debate: what their examples write, what is paid, and that training goes on where it stopped."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ SIZE: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
 
 
 @pytest.fixture
-def tiny(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Trained]]:
+def tiny(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Trained]:
     """Adds small organisms to the registry: a base, and what starts from it."""
 
     def add(name: str, *stages: Any, start: str | None = None, **more: Any) -> Trained:
@@ -162,10 +162,11 @@ def test_reinforced_from_another_with_checkpoints_and_a_card(tiny: Any, tmp_path
     assert all(0 <= row["reward"] <= 1 for row in card.curve)
     for update in (2, 4):
         saved = lb.hooks.load(tmp_path / "rl" / "checkpoints" / f"update-{update:05d}")
-        assert saved.task.spec == TINY
+        assert saved.task is not None and saved.task.spec == TINY
     model, last = lb.hooks.load(tmp_path / "rl"), saved
-    ids = [run.ids for run in lb.hooks.generate(model, model.task.problems(4), max_new_tokens=8)]
-    assert ids == [run.ids for run in lb.hooks.generate(last, model.task.problems(4), max_new_tokens=8)]
+    problems = lb.tasks.load(TINY).problems(4)
+    ids = [run.ids for run in lb.hooks.generate(model, problems, max_new_tokens=8)]
+    assert ids == [run.ids for run in lb.hooks.generate(last, problems, max_new_tokens=8)]
     base = lb.hooks.load(cache / "organisms" / "tiny-base-3").module.state_dict()
     assert any((weight != base[key]).any() for key, weight in model.module.state_dict().items())
 
@@ -192,7 +193,6 @@ def test_own_chains_are_right_and_pass_the_filter(tiny: Any, tmp_path: Path) -> 
         cot = words[words.index("think") + 1 : words.index("answer")]
         assert all(word in CONNECTIVES for word in cot[::2])
         assert not any(word in CONNECTIVES for word in cot[1::2])
-        assert words[-1] == cot[-1]
     with pytest.raises(UnknownNameError, match="unknown filter of own chains 'nice'"):
         own_examples(model, Supervised((), own="nice", pool=10), seed=0)
 
