@@ -123,10 +123,10 @@ def beyond(
         "problem": tuple(run.problem.key for run in runs),
     }
     identity = {**model.identity(), "task": task.spec, "site": SITE, "cot": cot if isinstance(cot, str) else "given"}
-    readers = {
+    chosen = {
         names[v]: {places[p].name: list(asked[v, p].reading.readers) for p in range(len(places))} for v, _ in asked
     }
-    facts = {"seed": seed, "folds": folds, "left out": left_out, "readers": readers}
+    facts = {"seed": seed, "folds": folds, "left out": left_out, "readers": chosen}
     return Beyond(
         coords=coords,
         manifest=Manifest({**identity, "probe": "ridge on what the text leaves"}, circumstance(began, **facts)),

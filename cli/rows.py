@@ -9,7 +9,8 @@ from .. import analyses, hooks, organisms
 from ..analyses.interval import interval_text
 from ..core import GateError, InputError, Result
 
-PROBED, ERRED, ALTERED, SWAPPED, READ = 400, 200, 64, 64, 200  # problems of each analysis
+PROBED, ERRED, ALTERED, SWAPPED, SAMPLED, READ = 400, 200, 64, 64, 100, 150  # problems of each analysis
+RIGHT = 0.9  # accuracy from which on a chain can be held against gold values
 PATCHED = 4  # the maps take every fourth pair: they are means over all variables
 ROW = (
     "errors",
@@ -92,7 +93,7 @@ def _copies(model: hooks.Model, found: Measured, asked: Asked) -> dict[str, Resu
     if found.results["channels"].manifest.circumstance["onset"]["slot"] == "answer":
         raise Unmeasured("the CoT does not state the answer")
     assert model.task is not None
-    chosen = model.task.pairs(asked.pairs, seed=asked.draw)
+    chosen = model.task.pairs(max(8, asked.pairs // PATCHED), seed=asked.draw)
     return {"copies": analyses.channels(model, chosen, target="answer", seed=asked.draw)}
 
 
@@ -110,18 +111,22 @@ def _behaviour(model: hooks.Model, task: Any, asked: Asked) -> Result:
 
 
 def _decodability(model: hooks.Model, task: Any, asked: Asked) -> Result:
+    if not model.supports("answer-only"):
+        raise Unmeasured("not made for answer-only")
     # The text alone is read by trained readers where a model writes no gold chain: minutes, and no column needs it.
     return analyses.decodability(model, task.problems(PROBED, seed=asked.draw), shuffles=5, text=False, seed=asked.draw)
 
 
 def _beyond(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    options: dict[str, Any] = {"shuffles": 0, "twin": False, "readers": ["linear"], "seed": asked.draw}
-    return analyses.beyond(model, task.problems(READ, seed=asked.draw), **options)
+    """Of the last two steps, which can be known long before they are written; one reader of the text, few folds."""
+    options: dict[str, Any] = {"shuffles": 0, "twin": False, "readers": ["linear"], "folds": 3, "seed": asked.draw}
+    last = task.intermediates[-2:]
+    return analyses.beyond(model, task.problems(READ, seed=asked.draw), variables=last, **options)
 
 
 def _sampled(model: hooks.Model, task: Any, asked: Asked) -> Result:
     """The ledger of sampled chains that end in the right answer."""
-    drawn = hooks.generate(model, task.problems(ERRED, seed=asked.draw), "cot", samples=1, temperature=1.0, seed=1)
+    drawn = hooks.generate(model, task.problems(SAMPLED, seed=asked.draw), "cot", samples=1, temperature=1.0, seed=1)
     right = [run for run in drawn if run.correct]
     if not right:
         raise Unmeasured("no sampled chain ends in the right answer")
@@ -229,14 +234,16 @@ def _wires(results: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _steps(results: Mapping[str, Any]) -> dict[str, str]:
-    ledger, probes = results.get("ledger"), results.get("decodability")
-    beyond, settled = results.get("beyond"), results.get("commitment")
+    ledger: Any = results.get("ledger")
+    probes, beyond, settled = (results.get(name) for name in ("decodability", "beyond", "commitment"))
     share = _text(ledger.serial_share()) if ledger else "-"
     depth = ledger.depth() if ledger else None
     bits = "-"
     if probes and not isnan(probes.forward_pass_bits()[0]):
         bits = f"{_text(probes.forward_pass_bits())} of {probes.null[-1].mean():.2f}"
-    hidden = [beyond.hidden_bits(name) for name in beyond.variables] if beyond else []
+    # Labels are gold values: of a chain that says others, nothing is known of when it says them.
+    right = "errors" in results and results["errors"].rate("accuracy, cot", "in distribution")[0] >= RIGHT
+    hidden = [beyond.hidden_bits(name) for name in beyond.variables] if beyond and right else []
     most = max((each for each in hidden if not isnan(each[0])), default=None)
     passage = settled.first_passage("forced") if settled else None
     return {

@@ -277,7 +277,7 @@ def _notes(measured: Mapping[str, Measured]) -> dict[str, list[str]]:
             if mode not in found.card.modes:
                 notes.setdefault(f"not made for {mode}", []).append(name)
         for reason in found.reasons.values():
-            if reason != "not made for CoT":
+            if not reason.startswith("not made for"):
                 notes.setdefault(reason, []).append(name)
         ledger: Any = found.results.get("ledger")
         if ledger is not None and ledger.depth() is None:
