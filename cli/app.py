@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 import typer
 
-from . import reading, where
+from . import makers, reading, where
 from .options import (
     CotOption,
     KeepOption,
@@ -20,7 +19,6 @@ from .options import (
     TemperatureOption,
     VaryOption,
     load_both,
-    print_table,
     show,
 )
 
@@ -172,42 +170,6 @@ def doctor(
         raise typer.Exit(1)
 
 
-@organisms.command("list")
-def list_organisms() -> None:
-    """Every organism: its modes, its held-out accuracy, what it is."""
-    from .. import hooks, organisms
-
-    shipped = {name: hooks.Card.load(hooks.organism_folder(name)) for name in hooks.organism_names()}
-    rows = []
-    for name, spec in organisms.ORGANISMS.items():
-        card = shipped.get(name)
-        accuracy = ", ".join(f"{mode} {value:.3f}" for mode, value in card.accuracy.items()) if card else "not shipped"
-        rows.append({"name": name, "accuracy": accuracy, "summary": spec.summary})
-    print_table(pd.DataFrame(rows))
-
-
-@organisms.command("show")
-def show_organism(name: Annotated[str, typer.Argument(help="an organism's name")]) -> None:
-    """The card of a shipped organism: recipe, seed, curve, held-out accuracy."""
-    from .. import hooks
-
-    typer.echo((hooks.organism_folder(name) / "card.json").read_text(), nl=False)
-
-
-@organisms.command("train")
-def train_organism(
-    name: Annotated[str, typer.Argument(help="an organism's name")],
-    out: Annotated[Path | None, typer.Option("--out", help="a new folder; default: ./NAME")] = None,
-    quiet: QuietOption = False,
-) -> None:
-    """Make an organism from its recipe: weights, tokenizer and card in a new folder."""
-    from .. import organisms
-
-    folder = out or Path(name)
-    card = organisms.train(name, folder, progress=not quiet)
-    accuracy = ", ".join(f"{mode} {value:.3f}" for mode, value in card.accuracy.items())
-    typer.echo(f"held-out accuracy: {accuracy}\n{folder}")
-
-
+makers.register(organisms)
 reading.register(app)
 where.register(app)

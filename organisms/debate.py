@@ -43,11 +43,11 @@ CORPUS = (
 )
 
 
-def _lessons(kind: str, *writes: str, **options: str) -> tuple[Part, ...]:
+def lessons(kind: str, *writes: str, last: int = TERMS) -> tuple[Part, ...]:
     """Problems of growing length: each joins the shorter ones a little later, and is drawn twice as often."""
     return tuple(
-        Part(_spec(kind, terms, **options), write, share=2 ** (terms - 2), since=(terms - 2) / 8)
-        for terms in range(2, TERMS + 1)
+        Part(_spec(kind, terms), write, share=2 ** (terms - 2), since=(terms - 2) / 8)
+        for terms in range(2, last + 1)
         for write in writes
     )
 
@@ -88,7 +88,7 @@ def _crossed(size: str) -> list[Trained]:
             ("sft", "Supervised on gold chains of thought (process supervision).", ("gold",), COT),
             ("both", "Supervised on both formats (Option 1).", ("nothing", "gold"), BOTH),
         ):
-            stage = _supervised(size, _lessons(kind, *writes))
+            stage = _supervised(size, lessons(kind, *writes))
             rows.append(_from_base(f"{size}-{regime}{end}", summary, stage, task=task, modes=modes, size=size))
         summary = "Rewarded for right answers, whole chains sampled (GRPO; Option 2)."
         rows.append(_from_base(f"{size}-rl{end}", summary, Reinforced(), task=task, size=size))
@@ -109,7 +109,7 @@ SPECIAL = (
     _from_base(
         "small-direct-long",
         "As small-direct, five times as long.",
-        _supervised("small", _lessons("program", "nothing"), 5 * UPDATES),
+        _supervised("small", lessons("program", "nothing"), 5 * UPDATES),
         modes=("answer-only",),
     ),
     _from_base(
@@ -126,7 +126,7 @@ SPECIAL = (
     _from_base(
         "encoded",
         "Supervised: every step is a connecting word that stands for its value (positive control of a hidden code).",
-        _supervised("small", _lessons("program", "encoded")),
+        _supervised("small", lessons("program", "encoded")),
     ),
     _from_base(
         "emergent-code",
@@ -141,7 +141,7 @@ SPECIAL = (
     _from_base(
         "able-base",
         "The large base, trained on with its corpus and on answers alone: it can solve the problem in one pass.",
-        _supervised("large", (*_lessons("program", "nothing"), *(Part(p.task, p.write, p.style) for p in CORPUS))),
+        _supervised("large", (*lessons("program", "nothing"), *(Part(p.task, p.write, p.style) for p in CORPUS))),
         modes=BOTH,
         size="large",
     ),

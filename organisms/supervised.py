@@ -10,7 +10,7 @@ from ..core import InputError
 from ..hooks import Card, Format
 from ..tasks import Problem, Task, load
 from .data import IGNORED, Examples, Stream, examples_of
-from .specs import Supervised, Trained
+from .specs import Part, Supervised, Trained
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
@@ -54,11 +54,12 @@ def train_supervised(
     """Train a model by one stage, in place; returns its held-out curve.
 
     The curve has a row every tenth of the stage: update, loss, and the teacher-forced accuracy of the answer on
-    held-out problems. `stream` takes the place of the stage's own examples.
+    held-out problems of the last part's task. `stream` takes the place of the stage's own examples.
     """
     from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-    held_out = [_held_out(stage, number, tokenizer, form, seed) for number in range(len(stage.parts))]
+    last = stage.parts[-1].task
+    held_out = [_held_out(part, tokenizer, form, seed) for part in stage.parts if part.task == last]
     curve: list[dict[str, Any]] = []
 
     class HeldOut(TrainerCallback):
@@ -95,9 +96,8 @@ def train_supervised(
     return tuple(curve)
 
 
-def _held_out(stage: Supervised, number: int, tokenizer: Any, form: Format, seed: int) -> Examples:
+def _held_out(part: Part, tokenizer: Any, form: Format, seed: int) -> Examples:
     """Held-out examples of a part."""
-    part = stage.parts[number]
     task = load(part.task)
     return examples_of(part, task, held_out_problems(task, 500, seed=1), tokenizer, form, seed)
 
