@@ -94,6 +94,15 @@ def _serial(kind: str) -> Callable[[Results], Reading]:
     return read
 
 
+def _moves(kind: str) -> Callable[[Results], Reading]:
+    """How often a step is another one when the step before it is swapped, whether rightly so or not."""
+
+    def read(results: Results) -> Reading:
+        return _rate(1 - _over_steps(results[kind], "keep"))
+
+    return read
+
+
 def _load_minus_keep(results: Results) -> Reading:
     found = results["ledger"]
     return Reading.of(_over_steps(found, "load") - _over_steps(found, "keep"), -1.0)
@@ -183,6 +192,7 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Results], Reading]]] = {
     "the text shows the error, negative": (("errors",), _shown("negative")),
     "serial share": (("ledger",), _serial("ledger")),
     "serial share, sampled and correct": (("ledger-sampled",), _serial("ledger-sampled")),
+    "steps that move, sampled and correct": (("ledger-sampled",), _moves("ledger-sampled")),
     "load minus keep": (("ledger",), _load_minus_keep),
     "answer follows a mistake": (("behaviour",), _follows("mistake")),
     "answer follows a mistake in german": (("behaviour",), _follows("mistake:german")),

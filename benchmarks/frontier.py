@@ -1,7 +1,7 @@
 """What one pass can learn: size x length x updates, on answers alone: `python benchmarks/frontier.py --out FOLDER`.
 
 Every model is trained from random weights on the answers of problems of growing length, as the debate's organisms are,
-and asked for held-out problems of the last length, every tenth of the training. Writes `frontier.csv` (a row a model and
+and asked for held-out problems of the last length every tenth of the training. Writes `frontier.csv` (a row a model and
 tenth) and `frontier.pdf`; a model that is in the table is not trained again. The debate's small size is also trained
 five times as long. Takes hours.
 """

@@ -6,7 +6,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from ..core import InputError
+from ..core import InputError, atomic_write
 from .options import QuietOption, print_table
 
 NameArgument = Annotated[str, typer.Argument(help="an organism's name")]
@@ -37,6 +37,21 @@ def show_organism(name: NameArgument, cache: CacheOption = None) -> None:
     if not card.is_file():
         raise InputError(f"{name} is neither shipped nor in the cache: loadbearing organisms train {name}")
     typer.echo(card.read_text(), nl=False)
+
+
+def draw_history(
+    name: NameArgument,
+    out: Annotated[Path, typer.Option("--out", help="figure files of this name, and a .jsonl with the rows")],
+    seed: Annotated[int, typer.Option("--seed")] = 0,
+    cache: CacheOption = None,
+) -> None:
+    """Channel shares, serial share and accuracies of an organism along its training, from its checkpoints."""
+    from .. import figures, organisms
+
+    rows = organisms.along(name, seed, cache)
+    atomic_write(out.with_suffix(".jsonl"), lambda path: rows.to_json(path, orient="records", lines=True))
+    for path in figures.save(figures.history({name: rows}), out):
+        typer.echo(path)
 
 
 def train_organism(
@@ -91,3 +106,4 @@ def register(app: typer.Typer) -> None:
     app.command("show")(show_organism)
     app.command("train")(train_organism)
     app.command("train-all")(train_organisms)
+    app.command("history")(draw_history)

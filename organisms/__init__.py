@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from ..hooks import organism_names
+from .along import along, checkpoints
 from .chains import reworded
 from .elicit import elicit
 from .registry import ORGANISMS, spec_of
@@ -20,7 +21,9 @@ __all__ = [
     "Reinforced",
     "Supervised",
     "Trained",
+    "along",
     "cache_folder",
+    "checkpoints",
     "elicit",
     "organism_names",
     "organism_path",

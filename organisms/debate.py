@@ -67,7 +67,7 @@ def _from_base(
 ) -> Trained:
     """An organism that starts from the base of its size, or from another one of that size."""
     start = f"{size}-base" if start is None else start
-    kept = 5 if isinstance(stages[-1], Reinforced) else 0
+    kept = 5 if isinstance(stages[-1], Reinforced) or name.startswith("internalised") else 0
     return Trained(name, summary, stages, task, start, modes, vocabulary=VOCABULARY, checkpoints=kept, **SIZES[size])
 
 

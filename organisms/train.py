@@ -30,10 +30,10 @@ def cache_folder() -> Path:
     return Path(given) if given else Path.home() / ".cache" / "loadbearing"
 
 
-def organism_path(name: str, seed: int = 0, cache: Path | None = None) -> Path:
+def organism_path(name: str, seed: int = 0, cache: Path | None = None, *, shipped: bool = True) -> Path:
     """The folder of an organism: as it is shipped for seed 0, else in the cache, whether it was trained or not."""
     check_name("organism", name, ORGANISMS)
-    if seed == 0 and name in organism_names():
+    if shipped and seed == 0 and name in organism_names():
         return organism_folder(name)
     return (cache or cache_folder()) / "organisms" / f"{name}-{seed}"
 

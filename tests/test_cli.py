@@ -68,11 +68,15 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
     assert rows.loc["sft", "copy share"] == "1.00"
     assert rows.loc["sft", "one-pass accuracy"] == "-"
     assert rows.loc["direct", "tokens"] == "-"
-    assert float(str(rows.loc["direct", "one-pass accuracy"])) > 0.98
+    assert str(rows.loc["direct", "one-pass accuracy"]).startswith(("0.99", "1.00"))
+    assert rows.loc["sft", "follows mistakes"] == "1.00 [0.94, 1.00]"
+    assert str(rows.loc["sft", "answer is the text's"]).startswith("1.00")
+    assert "Claims:" not in shown  # of chosen models, none is judged
     assert rows.loc["copy-sum", "tokens"] == "joint"
     written = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*") if path.is_file()}
     assert {"table.txt", "table.csv", "manifest.json", "results/sft/channels.safetensors"} <= written
-    for kind in ("channels", "cells", "copies", "known", "ledger", "decodability", "patch-cot", "patch-answer-only"):
+    drawn = ("channels", "cells", "copies", "known", "ledger", "behaviour", "errors", "decodability")
+    for kind in (*drawn, "patch-cot", "patch-answer-only"):
         assert {f"figures/{kind}.{suffix}" for suffix in ("pdf", "png", "svg")} <= written
     assert isinstance(lb.load(tmp_path / "one" / "results" / "sft" / "ledger.safetensors"), lb.analyses.Ledger)
 

@@ -160,6 +160,16 @@ def test_reinforced_from_another_with_checkpoints_and_a_card(tiny: Any, tmp_path
     assert set(card.elicited) == {"accuracy", "twin", "updates", "problems"}
     assert [row["update"] for row in card.curve] == [1, 2, 3, 4]
     assert all(0 <= row["reward"] <= 1 for row in card.curve)
+    with pytest.raises(
+        InputError, match=r"no checkpoints of tiny-rl with seed 3 in .*: loadbearing organisms train-all"
+    ):
+        lb.organisms.checkpoints("tiny-rl", 3, cache)
+    (tmp_path / "rl").rename(cache / "organisms" / "tiny-rl-3")
+    (tmp_path / "rl").symlink_to(cache / "organisms" / "tiny-rl-3")
+    assert list(lb.organisms.checkpoints("tiny-rl", 3, cache)) == [0, 2, 4]
+    rows = lb.organisms.along("tiny-rl", 3, cache, pairs=8, problems=16)
+    assert rows["step"].tolist() == [0, 2, 4]
+    assert rows["cot_accuracy"].between(0, 1).all()
     for update in (2, 4):
         saved = lb.hooks.load(tmp_path / "rl" / "checkpoints" / f"update-{update:05d}")
         assert saved.task is not None and saved.task.spec == TINY
