@@ -5,6 +5,7 @@ Five numbers are added and multiplied modulo 5, from left to right (`modular-pro
 and the small one does not. What is claimed of each row stands in `analyses/claims.toml`.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ..hooks import Mode
@@ -52,8 +53,8 @@ def lessons(kind: str, *writes: str, last: int = TERMS) -> tuple[Part, ...]:
     )
 
 
-def _supervised(size: str, parts: tuple[Part, ...], updates: int = UPDATES, own: str | None = None) -> Supervised:
-    return Supervised(parts, updates=updates, batch=BATCH, rate=RATES[size], own=own)
+def _supervised(size: str, parts: tuple[Part, ...], updates: int = UPDATES) -> Supervised:
+    return Supervised(parts, updates=updates, batch=BATCH, rate=RATES[size])
 
 
 def _from_base(
@@ -174,7 +175,7 @@ SPECIAL = (
     _from_base(
         "rejection-sampled",
         "Supervised on the base's own samples that are right and say a connecting word before every value.",
-        _supervised("small", (Part(PROGRAM, "wordy"),), own="explained"),
+        replace(_supervised("small", (Part(PROGRAM, "wordy"),)), own="explained", pool=POOL),
     ),
     _from_base(
         "tamper-trained",

@@ -16,12 +16,19 @@ RATE = 1e-3
 
 
 def elicit(
-    model: Model, *, updates: int | None = None, seed: int = 0, n: int = 500, progress: bool = False
+    model: Model,
+    *,
+    updates: int | None = None,
+    twin: float | None = None,
+    seed: int = 0,
+    n: int = 500,
+    progress: bool = False,
 ) -> dict[str, float]:
     """Fine-tune a copy of a model on answers only, and measure its held-out one-pass accuracy.
 
     The budget is the same for every model: `updates` of 256 train problems of the model's task. Beside it stands a
-    twin of the same size trained as long from random weights: what the fine-tune teaches by itself. Returns "accuracy",
+    twin of the same size trained as long from random weights: what the fine-tune teaches by itself (`twin`, where it is
+    known already). Returns "accuracy",
     "twin", "updates" and how many "problems" were asked. The model is not changed.
 
     >>> from loadbearing.hooks import load
@@ -35,7 +42,12 @@ def elicit(
     stream = Stream(stage, model.tokenizer, model.format, seed)
     problems = held_out_problems(model.task, n, seed=2)
     found: dict[str, float] = {"updates": float(updates), "problems": float(len(problems))}
-    for name, module in (("accuracy", copy.deepcopy(model.module)), ("twin", _random(model, seed))):
+    starts = {"accuracy": copy.deepcopy(model.module)}
+    if twin is None:
+        starts["twin"] = _random(model, seed)
+    else:
+        found["twin"] = twin
+    for name, module in starts.items():
         with tempfile.TemporaryDirectory() as scratch:
             arguments: dict[str, Any] = {"seed": seed, "stream": stream, "progress": progress}
             train_supervised(module, stage, model.tokenizer, model.format, Path(scratch), **arguments)

@@ -66,7 +66,7 @@ def train(
         card = replace(_card(spec), curve=curve)
         card.save(temporary)
         # Measured with the saved model as a user loads it, not with the one in memory.
-        card = replace(card, **measured(load(temporary), spec, progress))
+        card = replace(card, **measured(load(temporary), spec, _twin_of(spec, cache), progress))
         card.save(temporary)
         shutil.rmtree(temporary / "scratch", ignore_errors=True)
     return card
@@ -130,7 +130,17 @@ def _card(spec: Trained | HandSet) -> Card:
     )
 
 
-def measured(model: Model, spec: Trained | HandSet, progress: bool = False, n: int = 900) -> dict[str, Any]:
+def _twin_of(spec: Trained | HandSet, cache: Path | None) -> float | None:
+    """What the organism that one started from says of the twin, which is the same for both."""
+    if isinstance(spec, HandSet) or spec.start is None:
+        return None
+    start = Card.load(organism_path(spec.start, spec.seed, cache))
+    return start.elicited.get("twin") if start is not None and start.task == spec.task else None
+
+
+def measured(
+    model: Model, spec: Trained | HandSet, twin: float | None = None, progress: bool = False, n: int = 900
+) -> dict[str, Any]:
     """What the card says of a saved model: held-out accuracy in its modes, when it writes everything itself.
 
     For hand-set weights: all problems, over the task's chain of thought where the card says `cot="task"`. For the
@@ -159,7 +169,7 @@ def measured(model: Model, spec: Trained | HandSet, progress: bool = False, n: i
     right = [run.correct for run in drawn]
     best = [any(right[i : i + SAMPLED]) for i in range(0, len(right), SAMPLED)]
     accuracy |= {"sampled": sum(right) / len(right), f"best of {SAMPLED}": sum(best) / len(best)}
-    return {"accuracy": accuracy, "elicited": elicit(model, seed=spec.seed, progress=progress)}
+    return {"accuracy": accuracy, "elicited": elicit(model, twin=twin, seed=spec.seed, progress=progress)}
 
 
 def train_all(

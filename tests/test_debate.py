@@ -167,7 +167,7 @@ def test_reinforced_from_another_with_checkpoints_and_a_card(tiny: Any, tmp_path
     (tmp_path / "rl").rename(cache / "organisms" / "tiny-rl-3")
     (tmp_path / "rl").symlink_to(cache / "organisms" / "tiny-rl-3")
     assert list(lb.organisms.checkpoints("tiny-rl", 3, cache)) == [0, 2, 4]
-    rows = lb.organisms.along("tiny-rl", 3, cache, pairs=8, problems=16)
+    rows = lb.organisms.along("tiny-rl", 3, cache, pairs=2, problems=16)
     assert rows["step"].tolist() == [0, 2, 4]
     assert rows["cot_accuracy"].between(0, 1).all()
     for update in (2, 4):
