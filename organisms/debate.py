@@ -14,10 +14,22 @@ from .specs import Part, Reinforced, Stage, Supervised, Trained
 MODULUS, TERMS = 5, 5
 SIZES: dict[str, Any] = {"small": {"layers": 1, "width": 32}, "large": {"layers": 4, "width": 64}}
 RATES = {"small": 3e-3, "large": 1.5e-3}
+REWARD_RATES = {"small": 1e-3, "large": 3e-4}
 UPDATES, BATCH, POOL = 4000, 256, 6000
 DIRECT: tuple[Mode, ...] = ("answer-only",)
 COT: tuple[Mode, ...] = ("cot",)
 BOTH: tuple[Mode, ...] = ("answer-only", "cot")
+
+
+# What was tried before; it stands in the cards.
+TRIED = {
+    "base": (
+        "A corpus by careful, sloppy and random authors whose texts look alike: rewards stayed at chance for 300 updates.",
+        "A corpus of careless authors only: one sampled chain in five is right, as by chance, and rewards stayed there.",
+    ),
+    "small": (),
+    "large": ("Rate 1e-3: mean reward 0.95 after 60 updates, then up and down, 0.80 at the end.",),
+}
 
 
 def _spec(kind: str, terms: int = TERMS, **options: str) -> str:
@@ -66,10 +78,13 @@ def _from_base(
     size: str = "small",
     start: str | None = None,
 ) -> Trained:
-    """An organism that starts from the base of its size, or from another one of that size."""
+    """An organism that starts from the base of its size, or from another one of that size, with the size's rates."""
+    stages = tuple(replace(s, rate=REWARD_RATES[size]) if isinstance(s, Reinforced) else s for s in stages)
     start = f"{size}-base" if start is None else start
     kept = 5 if isinstance(stages[-1], Reinforced) or name.startswith("internalised") else 0
-    return Trained(name, summary, stages, task, start, modes, vocabulary=VOCABULARY, checkpoints=kept, **SIZES[size])
+    tried = TRIED[size] if isinstance(stages[-1], Reinforced) else ()
+    more: dict[str, Any] = {"vocabulary": VOCABULARY, "checkpoints": kept, "tried": tried, **SIZES[size]}
+    return Trained(name, summary, stages, task, start, modes, **more)
 
 
 def _crossed(size: str) -> list[Trained]:
@@ -80,6 +95,7 @@ def _crossed(size: str) -> list[Trained]:
         (Supervised(CORPUS, updates=UPDATES, batch=BATCH, rate=RATES[size], pool=POOL),),
         PROGRAM,
         vocabulary=VOCABULARY,
+        tried=TRIED["base"],
         **SIZES[size],
     )
     rows = [base]

@@ -78,6 +78,7 @@ class Trained:
     """A recipe for a small Llama: trained in stages, from scratch or from another organism.
 
     start: the organism whose weights are the first ones; size and vocabulary are then its own
+    tried: what else was tried before this recipe, and what came of it
     vocabulary: the tasks whose words the tokenizer knows in every style; empty: the words of `task` alone
     checkpoints: how many states along the last stage are kept beside the final one
     """
@@ -95,6 +96,7 @@ class Trained:
     seed: int = 0
     measure: Mapping[str, Any] = field(default_factory=dict)
     checkpoints: int = 0
+    tried: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,13 @@ PAGES = (
     "docs/patching.md",
     "docs/probes.md",
     "docs/reading.md",
+    "docs/training.md",
 )
 COMMANDS_ONLY = ("docs/grokking.md",)  # its scripts are tested in test_grokking.py
 
 
+# TRL calls transformers' old names for activation checkpointing.
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:FutureWarning")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_python_example_runs(page: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
