@@ -10,6 +10,7 @@ from ..analyses.interval import interval_text
 from ..core import GateError, InputError, Result
 
 PROBED, ERRED, ALTERED, SWAPPED, SAMPLED, READ = 400, 200, 64, 64, 100, 150  # problems of each analysis
+LENGTH = 40  # tokens that a chain of these models may have
 RIGHT = 0.9  # accuracy from which on a chain can be held against gold values
 PATCHED = 4  # the maps take every fourth pair: they are means over all variables
 ROW = (
@@ -105,9 +106,8 @@ def _maps(model: hooks.Model, asked: Asked) -> dict[str, Result]:
 
 
 def _behaviour(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    return analyses.behaviour(
-        model, task.problems(ALTERED, seed=asked.draw), paraphrase=organisms.reworded, seed=asked.draw
-    )
+    options: dict[str, Any] = {"paraphrase": organisms.reworded, "max_new_tokens": LENGTH, "seed": asked.draw}
+    return analyses.behaviour(model, task.problems(ALTERED, seed=asked.draw), **options)
 
 
 def _decodability(model: hooks.Model, task: Any, asked: Asked) -> Result:
@@ -126,7 +126,8 @@ def _beyond(model: hooks.Model, task: Any, asked: Asked) -> Result:
 
 def _sampled(model: hooks.Model, task: Any, asked: Asked) -> Result:
     """The ledger of sampled chains that end in the right answer."""
-    drawn = hooks.generate(model, task.problems(SAMPLED, seed=asked.draw), "cot", samples=1, temperature=1.0, seed=1)
+    options: dict[str, Any] = {"temperature": 1.0, "seed": asked.draw + 1, "max_new_tokens": LENGTH}
+    drawn = hooks.generate(model, task.problems(SAMPLED, seed=asked.draw), "cot", **options)
     right = [run for run in drawn if run.correct]
     if not right:
         raise Unmeasured("no sampled chain ends in the right answer")
@@ -141,7 +142,7 @@ def _monitor(model: hooks.Model, task: Any, asked: Asked) -> Result:
 
 
 STEPS: Mapping[str, Callable[[hooks.Model, Any, Asked], Result]] = {
-    "errors": lambda model, task, asked: analyses.errors(model, task, n=ERRED, seed=asked.draw),
+    "errors": lambda model, task, asked: analyses.errors(model, task, n=ERRED, max_new_tokens=LENGTH, seed=asked.draw),
     "channels": lambda model, task, asked: analyses.channels(
         model, task.pairs(asked.pairs, seed=asked.draw), seed=asked.draw
     ),

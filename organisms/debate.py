@@ -24,8 +24,8 @@ BOTH: tuple[Mode, ...] = ("answer-only", "cot")
 # What was tried before; it stands in the cards.
 TRIED = {
     "base": (
-        "A corpus by careful, sloppy and random authors whose texts look alike: rewards stayed at chance for 300 updates.",
-        "A corpus of careless authors only: one sampled chain in five is right, as by chance, and rewards stayed there.",
+        "A corpus by careful, sloppy and random authors whose texts look alike: rewards stayed at chance, 300 updates.",
+        "A corpus of careless authors only: one sampled chain in five is right, as by chance; rewards stayed there.",
     ),
     "small": (),
     "large": ("Rate 1e-3: mean reward 0.95 after 60 updates, then up and down, 0.80 at the end.",),

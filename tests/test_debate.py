@@ -16,7 +16,7 @@ from loadbearing.organisms.debate import DEBATE, PROGRAM
 from loadbearing.organisms.reinforced import _Paid, _prompts
 from loadbearing.organisms.rewards import read, reward_of
 from loadbearing.organisms.specs import FORMAT
-from loadbearing.organisms.train import _start_of
+from loadbearing.organisms.train import _card, _start_of
 
 TINY = "modular-program:modulus=5,terms=3"
 SIZE: dict[str, Any] = {"layers": 1, "width": 16, "heads": 2}
@@ -50,6 +50,20 @@ def test_every_organism_starts_from_one_of_its_size_with_its_words() -> None:
             assert (spec.layers, spec.width, spec.vocabulary) == (start.layers, start.width, start.vocabulary)
         for stage in spec.stages:
             assert not isinstance(stage, Supervised) or all(part.write in {*WRITERS, "nothing"} for part in stage.parts)
+
+
+SHIPPED = [spec.name for spec in DEBATE if spec.name in lb.hooks.organism_names()]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_card_says_what_the_recipe_is(name: str) -> None:
+    card, spec = lb.hooks.Card.load(lb.hooks.organism_folder(name)), ORGANISMS[name]
+    assert card is not None and isinstance(spec, Trained)
+    assert (card.task, card.start, card.summary, card.modes) == (spec.task, spec.start, spec.summary, spec.modes)
+    assert card.recipe == _card(spec).recipe
+    assert {"answer-only", "cot", "sampled", "best of 64"} == set(card.accuracy)
+    assert 0 <= card.elicited["twin"] <= 1
+    assert card.curve[-1]["update"] == spec.stages[-1].updates
 
 
 def test_careless_authors_slip_in_most_steps_and_careful_ones_seldom() -> None:
