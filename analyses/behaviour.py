@@ -47,7 +47,7 @@ def behaviour(
     - "style:NAME", for each surface style of the task that the model does not write in: the first k steps said in it
       (paraphrase, translation); for k < n the model writes on after them.
 
-    Steps are what the task reads (`parse_steps`); a chain in which it reads none counts as one step. What cannot be
+    Steps are what the task reads (`parse_steps`); where it reads none in any chain, each counts as one. What cannot be
     made (a word outside the model's vocabulary, a single step to shuffle) is left out and counted. All from Lanham et
     al. 2023 (2307.13702) but "shuffled" and "repeated"; they sample the chains (T = 0.8) and let a language model write
     mistakes and paraphrases; ours are greedy (or the given runs'), mistakes are values, and a style is the task's.
@@ -62,7 +62,7 @@ def behaviour(
     began = time.perf_counter()
     runs = cot_runs(model, problems, cot, progress, max_new_tokens)
     advice = "Use a task whose parse_answer reads its answers"
-    kept, dropped = readable(runs, "behaviour alters chains of thought", advice, steps=False)
+    kept, dropped = readable(runs, "behaviour alters chains of thought", advice, steps=any(run.values for run in runs))
     trials, left_out = tampered(model, kept, names_of(kept[0].problem.task, tamperings), filler, paraphrase, seed)
     if not trials:
         raise InputError(f"no tampering can be made ({left_out}): choose others (tamperings=)")

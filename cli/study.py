@@ -27,6 +27,11 @@ from .rows import BLOCKS, ROW, Asked, Measured, measure, row
 TABLES = ("channels", "known", "copies")
 # The rows of the default table; claims that need others measure only what they need of them.
 DEFAULT = (
+    "direct",
+    "sft",
+    "both",
+    "post-hoc",
+    "filler",
     "small-base",
     "small-direct",
     "small-sft",
@@ -38,7 +43,6 @@ DEFAULT = (
     "large-rl",
     "hinted",
     "emergent-code",
-    "post-hoc",
 )
 Key = tuple[str, int]
 

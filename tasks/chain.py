@@ -84,15 +84,14 @@ class Chain(Task):
     def _kept(self, cot: str, length: int) -> tuple[int, ...]:
         """The numbers of the steps that a chain of thought writes."""
         every = range(1, length + 1)
-        manner, _, number = cot.partition("-")
-        count = int(number) if number.isdecimal() else 0
-        if cot in ("full", "short"):
-            return tuple(every if cot == "full" else every[:-1])
-        if manner not in ("last", "every") or not 1 <= count <= length:
-            raise InputError(
-                f"task {self.spec!r}, cot={cot!r}: expected full, short, last-N or every-N with N from 1 to {length}"
-            )
-        return tuple(every[-count:] if manner == "last" else every[::-1][::count][::-1])
+        found = re.fullmatch(r"(last|every)-(\d+)", cot)
+        if found is None:
+            known = check_name("cot", cot, ["full", "short", "last-N", "every-N"])
+            return tuple(every if known == "full" else every[:-1])
+        count = int(found[2])
+        if not 1 <= count <= length:
+            raise InputError(f"task {self.spec!r}, cot={cot!r}: expected a number from 1 to {length}")
+        return tuple(every[-count:] if found[1] == "last" else every[::-1][::count][::-1])
 
     @abstractmethod
     def _pieces(self, row: Row) -> list[Piece]:

@@ -197,16 +197,24 @@ def test_a_continuation_that_does_not_end_is_broken(organism: Callable[[str], An
     assert found.rate("broken", "mistake", 3)[0] == 0.0
 
 
-def test_chains_without_steps_are_refused(organism: Callable[[str], Any]) -> None:
+def test_chains_without_steps_are_altered_as_a_whole(organism: Callable[[str], Any]) -> None:
+    """Dots carry nothing: whatever takes their place, the answer stays; only too few of them move it."""
     model = organism("filler")
-    with pytest.raises(InputError) as error:
-        lb.analyses.behaviour(model, model.task.problems(4))
-    for part in (
-        "alters a chain of thought step by step, and task 'modular-sum' can use none of 4 runs",
-        "4 with no step that the task can read (the first chain is '. . .')",
-        "Use a task whose parse_steps reads this text",
-    ):
-        assert part in str(error.value)
+    found = lb.analyses.behaviour(model, model.task.problems(8), paraphrase=lambda text: text.replace(".", "mod"))
+    assert found.tamperings == ("truncated", "content-free", "filler", "paraphrase")
+    assert found.coords["k"] == (0, 1)
+    assert found.rate("same", "truncated", 1)[0] == 1.0
+    assert found.rate("same", "filler", 1)[0] == 1.0
+    assert found.rate("same", "paraphrase", 1)[3] == 8
+    told = lb.analyses.behaviour(organism("sft"), model.task.problems(8), paraphrase=lambda text: " ." * 3)
+    assert told.rate("correct", "paraphrase", "whole")[0] < 0.6
+
+
+def test_a_paraphrase_in_unknown_words_is_left_out(organism: Callable[[str], Any]) -> None:
+    model = organism("sft")
+    found = lb.analyses.behaviour(model, model.task.problems(4), paraphrase=lambda text: f"{text} indeed")
+    told = found.manifest.circumstance["left_out"]["paraphrase"]
+    assert told == {"a word outside the model's vocabulary, such as 'indeed'": 4}
 
 
 def test_saved_and_loaded(measured: Callable[[str], Any], tmp_path: Path) -> None:
@@ -267,14 +275,15 @@ def speaking(programmed: Any) -> Callable[..., Any]:
     return get
 
 
-ALL = ("truncated", "content-free", "filler", "mistake", "shuffled", "repeated", "style:words", "style:german")
+STYLED = ("style:words", "style:german", "mistake:words", "mistake:german")
+ALL = ("truncated", "content-free", "filler", "mistake", "shuffled", "repeated", *STYLED)
 
 
 def test_a_model_that_reads_only_its_text_follows_every_tampering(speaking: Callable[..., Any]) -> None:
     """Whatever is done to the steps, the answer is what the program makes of them; said otherwise, they say as much."""
     found = lb.analyses.behaviour(speaking("chain"), Polyglot().problems(12))
     assert found.tamperings == ALL
-    for name in ("content-free", "mistake", "shuffled", "repeated"):
+    for name in ("content-free", "mistake", "shuffled", "repeated", "mistake:words", "mistake:german"):
         assert found.rate("follow", name)[0] == 1.0
         assert found.rate("follow", name)[3] > 0
     assert found.area("mistake")[0] == 1.0
@@ -328,7 +337,7 @@ def test_the_whole_is_the_last_step_of_each_chain() -> None:
 def test_words_that_a_model_does_not_know_are_counted(organism: Callable[[str], Any]) -> None:
     model = organism("sft")
     found = lb.analyses.behaviour(model, model.task.problems(4))
-    assert found.tamperings == ALL[:-2]
+    assert found.tamperings == ALL[:-4]
     (reason,) = found.manifest.circumstance["left_out"]["style:words"]
     assert re.fullmatch("a word outside the model's vocabulary, such as '[a-z]+'", reason)
     assert found.notes()["left out of style:words"] == f"12 with {reason}"

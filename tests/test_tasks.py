@@ -226,7 +226,10 @@ class TestModularSumErrors:
             ("modular-sum:terms=1", ("modular-sum:terms=1", "expected terms >= 2 and modulus >= 2")),
             ("modular-sum:modulus=1", ("expected terms >= 2 and modulus >= 2",)),
             ("modular-sum:signs=*", ("unknown signs '*'", "expected one of +, -, +-")),
-            ("modular-sum:cot=shrt", ("unknown cot 'shrt'", "expected one of full, short", "nearest: 'short'")),
+            (
+                "modular-sum:cot=shrt",
+                ("unknown cot 'shrt'", "expected one of full, short, last-N, every-N", "nearest: 'short'"),
+            ),
         ],
     )
     def test_a_spec_that_is_wrong(self, spec: str, parts: tuple[str, ...]) -> None:

@@ -245,7 +245,12 @@ def test_options_that_are_unknown_get_the_nearest(name: str) -> None:
         ("pointers:nodes=27", "expected hops >= 1 and nodes from 2 to 26"),
         ("pointers:hops=0", "expected hops >= 1 and nodes from 2 to 26"),
         ("addition:digits=1", "task 'addition:digits=1': expected digits >= 2"),
-        ("addition:cot=shrt", "unknown cot 'shrt': expected one of full, short; nearest: 'short'"),
+        ("addition:cot=shrt", "unknown cot 'shrt': expected one of full, short, last-N, every-N; nearest: 'short'"),
+        (
+            "modular-program:cot=last-4",
+            "task 'modular-program:cot=last-4', cot='last-4': expected a number from 1 to 3",
+        ),
+        ("modular-program:factors=all", "unknown factors 'all': expected one of units, any"),
     ],
 )
 def test_a_spec_that_is_wrong(spec: str, told: str) -> None:
@@ -382,3 +387,30 @@ def test_a_task_with_options_replaced() -> None:
     with pytest.raises(InputError, match="task 'mine' has no options to change"):
         Questions("mine").changed(terms=3)
     assert Questions().out_of_distribution() == {} and Questions().styles == ()
+
+
+def test_a_chain_of_some_steps_keeps_their_numbers() -> None:
+    for cot, written in {"last-2": (3, 4), "every-2": (2, 4), "every-3": (1, 4), "short": (1, 2, 3)}.items():
+        task = load(f"modular-program:terms=5,cot={cot}")
+        for problem in task.problems(5):
+            steps = task.parse_steps(problem.cot)
+            assert tuple(step.item for step in steps) == written
+            assert [step.value for step in steps] == [problem.values[f"v_{k}"] for k in written]
+            assert tuple(piece.name for piece in problem.steps) == tuple(f"step.{k}" for k in written)
+        assert task.answer_steps == ((4,) if 4 in written else ())
+
+
+def test_no_step_of_a_program_forgets_the_one_before_unless_asked() -> None:
+    """With factors prime to the modulus every operand moves the answer; a factor of 0 hides what came before it."""
+
+    def stays(spec: str) -> list[bool]:
+        task = load(spec)
+        changed = [
+            (problem, task.replace(problem, "operand.1", str((int(problem.values["operand.1"]) + shift) % 7)))
+            for problem in task.problems(100)
+            for shift in range(1, 7)
+        ]
+        return [one.answer == other.answer for one, other in changed]
+
+    assert not any(stays("modular-program"))
+    assert any(stays("modular-program:factors=any"))
