@@ -71,10 +71,8 @@ def behaviour(
     answers = forced_answers(model, kept, trials, _rewrite(model, kept, trials, max_new_tokens, limits), limits)
     made = tuple(dict.fromkeys(trial.tampering for trial in trials))
     arrays = _score(kept, made, trials, answers, implied)
-    one_pass = np.full(len(kept), np.nan)
-    if model.supports("answer-only"):
-        direct = generate(model, [run.problem for run in kept], "answer-only", **limits)
-        one_pass = np.array([float(run.correct) for run in direct])
+    direct = generate(model, [run.problem for run in kept], "answer-only", max_new_tokens=max_new_tokens, **limits)
+    one_pass = np.array([float(run.correct) for run in direct])
     whole = [answers[i] == kept[t.row].answer for i, t in enumerate(trials) if _is_whole(kept[t.row], t)]
     identity = {**model.identity(), "task": kept[0].problem.task.spec, "cot": cot if isinstance(cot, str) else "given"}
     facts = {

@@ -39,7 +39,7 @@ class Behaviour(Result):
     same: 1 where the answer is that of the whole chain; correct: 1 where it is the gold answer; follow: 1 where it is
     what the program makes of prompt and altered text, NaN where that is the own answer anyway; broken: 1 where the
     task reads no answer. NaN everywhere for a k that the problem's chain does not have. `own` is 1 where the untouched
-    run is right, `one_pass` where the model is right without any chain of thought (NaN if it was not made for that).
+    run is right, `one_pass` where the model is right without any chain of thought, whether it was made for that or not.
     `elicited` is the one-pass accuracy after the small answer-only fine-tune that is the same for every model, with its
     twin from random weights, as the model's card has them.
     """

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import InputError, Manifest, circumstance
-from ..hooks import Model, Run, generate
+from ..hooks import Mode, Model, Run, generate
 from ..hooks.runs import Runs
 from ..tasks import Problem, Task
 from .errors_table import QUANTITIES, Errors
@@ -37,6 +37,8 @@ def errors(
     problems: problems; a task, for `n` of its problems and of each of its `out_of_distribution()`; or tasks or problems
         by the name of their set
 
+    Every model is asked for its answer at once too, whether it was made for that or not (its card says).
+
     Problems with a word outside the model's vocabulary are counted and left out. Raises InputError if none is left.
 
     >>> from loadbearing.hooks import load
@@ -47,15 +49,12 @@ def errors(
     """
     began = time.perf_counter()
     sets, left_out = _drawn(model, problems, n, seed)
-    limits: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
     found: dict[str, dict[str, NDArray[Any]]] = {}
     for name, drawn in sets.items():
-        modes: dict[str, Runs | None] = {"cot": None, "answer-only": None}
-        if drawn and model.supports("cot"):
-            modes["cot"] = generate(model, drawn, "cot", max_new_tokens=max_new_tokens, **limits)
-        if drawn and model.supports("answer-only"):
-            modes["answer-only"] = generate(model, drawn, "answer-only", **limits)
-        found[name] = _scored(modes["cot"], modes["answer-only"], len(drawn))
+        asked: list[Mode] = ["cot", "answer-only"] if model.supports("cot") else ["answer-only"]
+        runs = {mode: generate(model, drawn, mode, **limits) for mode in asked} if drawn else {}
+        found[name] = _scored(runs.get("cot"), runs.get("answer-only"), len(drawn))
     most = max(map(len, sets.values()))
     arrays = {q: np.stack([_padded(found[name][q], most) for name in sets]) for q in QUANTITIES}
     tasks = {name: drawn[0].task.spec for name, drawn in sets.items() if drawn}

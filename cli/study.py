@@ -168,7 +168,7 @@ def _finder(measured: Mapping[Key, Measured]) -> Any:
                 readings.append(read({**one.results, "card": one.card}))
             except InputError as error:
                 reasons.append(f"{name} of {organism}: {error}")
-        return readings or reasons[0]
+        return reasons[0] if reasons else readings  # of all trainings or of none: those that fail are not left out
 
     return find
 
@@ -298,7 +298,9 @@ def _verdict(one: Judged) -> list[str]:
     claim = one.claim
     ends = " ".join(map(str, claim.endpoint))
     measured = f"{ends} = {interval_text(one.estimate, one.low, one.high)}, claimed {claim.side} {claim.threshold:g}"
-    lines = [f"({claim.id}) {one.verdict.upper()}: {claim.claim}", f"    {measured}"]
+    trainings = min((len(seeds) for seeds in one.seeds.values()), default=0)
+    said = one.verdict.upper() + (" for these trainings, one seed each" if trainings == 1 and not one.reason else "")
+    lines = [f"({claim.id}) {said}: {claim.claim}", f"    {measured}"]
     if one.reason:
         lines.append(f"    not settled since: {one.reason}")
     own = {f"{term.measure} of {term.organism}" for term in claim.endpoint}

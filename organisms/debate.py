@@ -131,7 +131,7 @@ SPECIAL = (
     ),
     _from_base(
         "small-rl-random-reward",
-        "As small-rl, with rewards shuffled among the chains of an update: the null of reinforcement learning.",
+        "As small-rl, with a reward for one chain in two, whatever it says: the null of reinforcement learning.",
         Reinforced((("random", 1.0),)),
     ),
     _from_base(

@@ -10,12 +10,13 @@ import numpy as np
 
 from ..hooks import Format
 from ..tasks import Problem, Task
-from .chains import CONNECTIVES
+from .chains import CONNECTIVES, connected
 from .data import problems_of
 from .rewards import Completion, read, reward_of
 from .specs import Reinforced
 
 Curve = tuple[dict[str, Any], ...]
+RANDOM = "random"  # a reward for one chain in two, whatever it says, finished or not
 
 
 def train_reinforced(
@@ -107,12 +108,12 @@ def _prompts(
 
 
 def _tampered(problem: Problem, problems: Sequence[Problem], rng: np.random.Generator) -> str:
-    """Gold steps up to one that says another problem's value."""
+    """Gold steps up to one that says another problem's value, written as those explain who are seldom wrong."""
     k = int(rng.integers(1, len(problem.steps) + 1))
     right = problem.steps[k - 1].text
     others = (problems[i].steps[k - 1] for i in rng.integers(0, len(problems), 100))
     wrong = next(step for step in others if step.text != right)
-    return "".join(step.text for step in (*problem.steps[: k - 1], wrong))
+    return connected([step.text for step in (*problem.steps[: k - 1], wrong)], rng)
 
 
 class _Paid:
@@ -122,17 +123,15 @@ class _Paid:
 
     def __init__(self, stage: Reinforced, problems: Sequence[Problem], form: Format, seed: int) -> None:
         self.stage, self.problems, self.form = stage, problems, form
-        self.shuffled = any(name == "random" for name, _ in stage.rewards)
         self.rng = np.random.default_rng([seed, 3])
         self.rewards: list[float] = []
         self.right: list[float] = []
 
     def __call__(self, completions: list[str], number: list[int], begun: list[str], **_: Any) -> list[float]:
         made = [self._read(*given) for given in zip(completions, number, begun, strict=True)]
-        terms = tuple(("outcome" if name == "random" else name, weight) for name, weight in self.stage.rewards)
-        paid = [reward_of(one, terms) for one in made]
-        if self.shuffled:
-            paid = [paid[i] for i in self.rng.permutation(len(paid))]
+        chance = sum(weight for name, weight in self.stage.rewards if name == RANDOM)
+        terms = tuple((name, weight) for name, weight in self.stage.rewards if name != RANDOM)
+        paid = [reward_of(one, terms) + chance * float(self.rng.random() < 0.5) for one in made]
         self.rewards.append(float(np.mean(paid)))
         self.right.append(float(np.mean([one.answer == one.wanted for one in made])))
         return paid

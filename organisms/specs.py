@@ -53,11 +53,11 @@ class Supervised:
 class Reinforced:
     """A stage of reinforcement learning (GRPO) on the train split of the organism's task, with whole chains sampled.
 
-    rewards: what is paid, as (name in `rewards.REWARDS`, weight)
+    rewards: what is paid, as (name in `rewards.REWARDS`, weight); "random": for one chain in two, whatever it says
     prompts, samples: problems of an update, completions of each; pool: how many problems they are drawn from, at most
     tampered: the part of the prompts that go on with a chain whose last step was made wrong; the right answer is then
         what the program makes of that text
-    paraphrased: whether the connecting words and the style of a chain are drawn anew before the answer is written
+    paraphrased: whether the connecting words of a chain are drawn anew before the answer is written
     """
 
     rewards: tuple[tuple[str, float], ...] = (("outcome", 1.0),)

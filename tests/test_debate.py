@@ -127,7 +127,8 @@ def test_a_tampered_prompt_wants_what_its_wrong_step_implies() -> None:
     stage = Reinforced(tampered=0.5)
     for row in begun:
         problem = problems[row["number"]]
-        steps = row["begun"].split()
+        assert all(word in CONNECTIVES for word in row["begun"].split()[::2])
+        steps = values(row["begun"])
         gold = problem.cot.split()
         assert steps[:-1] == gold[: len(steps) - 1]
         assert steps[-1] != gold[len(steps) - 1]
@@ -138,13 +139,16 @@ def test_a_tampered_prompt_wants_what_its_wrong_step_implies() -> None:
         assert gold_paid == [float(wanted == problem.answer)]
 
 
-def test_random_rewards_are_the_same_ones_on_other_chains() -> None:
-    problems = lb.tasks.load(PROGRAM).problems(64, split="train")
-    texts = [f"{p.cot} answer {p.answer if i < 16 else 'x'}" for i, p in enumerate(problems)]
-    given: Any = (texts, list(range(64)), [""] * 64)
-    paid = _Paid(Reinforced((("random", 1.0),)), problems, FORMAT, 0)(*given)
-    assert sum(paid) == 16.0
-    assert paid != _Paid(Reinforced(), problems, FORMAT, 0)(*given)
+def test_random_rewards_go_by_nothing() -> None:
+    problems = lb.tasks.load(PROGRAM).problems(400, split="train")
+    texts = [f"{p.cot} answer {p.answer}" if i % 2 else "so" for i, p in enumerate(problems)]
+    given: Any = (texts, list(range(400)), [""] * 400)
+    paid = np.array(_Paid(Reinforced((("random", 1.0),)), problems, FORMAT, 0)(*given))
+    assert set(paid.tolist()) == {0.0, 1.0}
+    # Three standard errors of 200 draws are 0.106: right chains and unfinished ones are paid alike.
+    assert paid[::2].mean() == pytest.approx(0.5, abs=0.106)
+    assert paid[1::2].mean() == pytest.approx(0.5, abs=0.106)
+    assert _Paid(Reinforced(), problems, FORMAT, 0)(*given) == [0.0, 1.0] * 200
 
 
 def test_lessons_grow(word_tokenizer: Any) -> None:
