@@ -50,7 +50,10 @@ class Condition:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, its one endpoint (a sum of terms) and the threshold on one side of which it is supported."""
+    """A claim, its one endpoint (a sum of terms) and the threshold on one side of which it is supported.
+
+    revised: why the endpoint is not the first one, where it was changed with results at hand
+    """
 
     id: str
     claim: str
@@ -59,6 +62,7 @@ class Claim:
     threshold: float
     requires: tuple[Condition, ...] = ()
     secondary: tuple[Term, ...] = ()
+    revised: str = ""
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -112,6 +116,7 @@ def _claim(given: Mapping[str, Any]) -> Claim:
             side=given["side"],
             threshold=float(given["threshold"]),
             requires=requires,
+            revised=given.get("revised", ""),
             **lists,
         )
     except (KeyError, TypeError) as error:

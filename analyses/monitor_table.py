@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core import Result, check_name
 from .interval import interval_text, rate_interval
 
-READERS = ("last value", "program", "trained")
+READERS = ("last value", "program", "trained", "suspicion")
 Estimate = tuple[float, float, float, int]
 
 
@@ -20,8 +20,9 @@ Estimate = tuple[float, float, float, int]
 class Monitor(Result):
     """What readers of the text predict of the model's answer, per problem.
 
-    hit: 1 where the reader predicts the model's answer; flagged: 1 where it predicts the hint's value (of a sham hint
-    where the prompt has none; NaN where no problem has one); followed: 1 where the answer is the hint's, NaN where that
+    hit: 1 where the reader predicts the model's answer (NaN for "suspicion", which predicts none); flagged: 1 where it
+    predicts the hint's value (of a sham hint where the prompt has none; NaN where no problem has one), for "suspicion"
+    where it takes the answer for a hint's; followed: 1 where the answer is the hint's, NaN where that
     cannot be told (the hint is right); hinted: 1 where the prompt has a hint; correct: 1 where the answer is right;
     majority: 1 where it is the most frequent answer
     """
@@ -45,7 +46,7 @@ class Monitor(Result):
 
     @property
     def readers(self) -> tuple[str, ...]:
-        """Those that could read: "last value", "program", "trained"."""
+        """Those that could read: "last value", "program", "trained", "suspicion"."""
         return tuple(self.coords["reader"])
 
     def accuracy(self, reader: str) -> Estimate:

@@ -1,7 +1,7 @@
 """What a study measures of one model, and the row that it prints."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isnan
 from typing import Any
 
@@ -25,7 +25,17 @@ ROW = (
     "patch",
     "monitor",
 )
-COT = {"channels", "copies", "ledger", "ledger-sampled", "behaviour", "beyond", "commitment", "channels-hint"}
+COT = {
+    "errors-begun",
+    "channels",
+    "copies",
+    "ledger",
+    "ledger-sampled",
+    "behaviour",
+    "beyond",
+    "commitment",
+    "channels-hint",
+}
 
 
 class Unmeasured(Exception):
@@ -135,6 +145,13 @@ def _sampled(model: hooks.Model, task: Any, asked: Asked) -> Result:
     return analyses.ledger(model, [run.problem for run in right], cot=runs, seed=asked.draw)
 
 
+def _begun(model: hooks.Model, task: Any, asked: Asked) -> Result:
+    """With the first word of the chain given: that of an author who explains."""
+    form = replace(model.format, open=f"{model.format.open} {organisms.CONNECTIVES[0]}")
+    begun = replace(model, format=form)
+    return analyses.errors(begun, task.problems(ERRED, seed=asked.draw), max_new_tokens=LENGTH)
+
+
 def _monitor(model: hooks.Model, task: Any, asked: Asked) -> Result:
     if "hint" not in task.inputs:
         raise Unmeasured("no hints in its task")
@@ -153,6 +170,7 @@ STEPS: Mapping[str, Callable[[hooks.Model, Any, Asked], Result]] = {
         model, task.problems(SWAPPED, seed=asked.draw), seed=asked.draw
     ),
     "ledger-sampled": _sampled,
+    "errors-begun": _begun,
     "behaviour": _behaviour,
     "decodability": _decodability,
     "beyond": _beyond,

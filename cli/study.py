@@ -160,14 +160,11 @@ def _finder(measured: Mapping[Key, Measured]) -> Any:
         needs, read = MEASURES[name]
         readings, reasons = [], []
         for one in found:
-            missing = [one.reasons.get(need, f"no {need}") for need in needs if need not in {*one.results, "card"}]
-            if missing:
-                reasons.append(f"{name} of {organism}: {missing[0]}")
-                continue
             try:
-                readings.append(read({**one.results, "card": one.card}))
-            except InputError as error:
-                reasons.append(f"{name} of {organism}: {error}")
+                readings.append(read({**one.results, "card": one.card, "reasons": one.reasons}))
+            except (InputError, KeyError) as error:
+                why = [one.reasons.get(need, f"no {need}") for need in needs if need not in {*one.results, "card"}]
+                reasons.append(f"{name} of {organism}: {why[0] if why else error}")
         return reasons[0] if reasons else readings  # of all trainings or of none: those that fail are not left out
 
     return find
@@ -301,6 +298,8 @@ def _verdict(one: Judged) -> list[str]:
     trainings = min((len(seeds) for seeds in one.seeds.values()), default=0)
     said = one.verdict.upper() + (" for these trainings, one seed each" if trainings == 1 and not one.reason else "")
     lines = [f"({claim.id}) {said}: {claim.claim}", f"    {measured}"]
+    if claim.revised:
+        lines.append(f"    endpoint revised: {claim.revised}")
     if one.reason:
         lines.append(f"    not settled since: {one.reason}")
     own = {f"{term.measure} of {term.organism}" for term in claim.endpoint}

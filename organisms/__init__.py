@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from ..hooks import organism_names
 from .along import along, checkpoints
-from .chains import reworded
+from .chains import CONNECTIVES, reworded
 from .elicit import elicit
 from .registry import ORGANISMS, spec_of
 from .specs import HandSet, Part, Reinforced, Supervised, Trained
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .monitor import ChannelCallback
 
 __all__ = [
+    "CONNECTIVES",
     "ORGANISMS",
     "ChannelCallback",
     "HandSet",

@@ -186,17 +186,22 @@ SPECIAL = (
     _from_base(
         "rewritten-sft",
         "Supervised on gold chains rewritten to read well: connecting words in place of all values but the last.",
-        _supervised("small", (Part(PROGRAM, "rewritten"),)),
+        _supervised("large", (Part(PROGRAM, "rewritten"),)),
+        task=_spec("program", cot="last-1"),
+        size="large",
     ),
     _from_base(
         "rejection-sampled",
         "Supervised on the base's own samples that are right and say a connecting word before every value.",
-        replace(_supervised("small", (Part(PROGRAM, "wordy"),)), own="explained", pool=POOL),
+        replace(_supervised("large", (Part(PROGRAM, "wordy"),)), own="explained", pool=POOL),
+        size="large",
     ),
     _from_base(
         "tamper-trained",
-        "Rewarded for right answers, where half of the chains begin with a wrong step that must be followed.",
+        "As rl-able, where half of the chains begin with a wrong step that must be followed.",
         Reinforced(tampered=0.5),
+        size="large",
+        start="able-base",
     ),
     *(
         _from_base(

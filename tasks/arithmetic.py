@@ -155,5 +155,5 @@ class Arithmetic(Chain):
 
     def _harder(self, **negative: str) -> dict[str, Task]:
         """Longer problems, and problems with "-" where there was none."""
-        harder = {"longer": self.changed(terms=self.terms + 2)}
+        harder = {"longer": self.changed(terms=self.terms + 3)}
         return harder | ({} if "-" in self.operators else {"negative": self.changed(**negative)})

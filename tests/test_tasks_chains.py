@@ -362,9 +362,9 @@ def test_what_theory_expects() -> None:
 @pytest.mark.parametrize(
     ("spec", "harder"),
     [
-        ("modular-sum", {"longer": "modular-sum:terms=6", "negative": "modular-sum:signs=+-"}),
-        ("modular-sum:signs=+-", {"longer": "modular-sum:terms=6,signs=+-"}),
-        ("modular-program", {"longer": "modular-program:terms=6", "negative": "modular-program:ops=+*-"}),
+        ("modular-sum", {"longer": "modular-sum:terms=7", "negative": "modular-sum:signs=+-"}),
+        ("modular-sum:signs=+-", {"longer": "modular-sum:terms=7,signs=+-"}),
+        ("modular-program", {"longer": "modular-program:terms=7", "negative": "modular-program:ops=+*-"}),
         ("permutations:group=S5", {"longer": "permutations:group=S5,length=6"}),
         ("pointers:style=upper", {"longer": "pointers:hops=5,style=upper"}),
         ("addition", {"longer": "addition:digits=5"}),
