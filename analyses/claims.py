@@ -135,7 +135,7 @@ def interval(seeds: Sequence[Reading], level: float) -> tuple[float, float, floa
     problems twice: the interval is wider than needed, never empty).
 
     >>> one = Reading.of(np.ones(50))
-    >>> [round(x, 2) for x in interval([one], 0.05)]
+    >>> [round(float(x), 2) for x in interval([one], 0.05)]
     [1.0, 0.93, 1.0]
     """
     bounds = np.array([reading.interval(level) for reading in seeds])

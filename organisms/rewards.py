@@ -75,4 +75,4 @@ def reward_of(made: Completion, rewards: tuple[tuple[str, float], ...]) -> float
     unknown = [name for name, _ in rewards if name not in REWARDS]
     if unknown:
         raise InputError(f"unknown reward {unknown[0]!r}: expected one of {', '.join(REWARDS)}")
-    return sum(weight * REWARDS[name](made) for name, weight in rewards)
+    return sum((weight * REWARDS[name](made) for name, weight in rewards), 0.0)

@@ -66,7 +66,7 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
     assert rows.loc["sft", "tokens"] == "1.00 [1.00, 1.00]"
     assert rows.loc["sft", "depth"] == "2"
     assert rows.loc["sft", "copy share"] == "1.00"
-    assert rows.loc["sft", "one-pass accuracy"] == "-"
+    assert str(rows.loc["sft", "one-pass accuracy"]).startswith("0.")  # asked at once, which it never learnt
     assert rows.loc["direct", "tokens"] == "-"
     assert str(rows.loc["direct", "one-pass accuracy"]).startswith(("0.99", "1.00"))
     assert rows.loc["sft", "follows mistakes"] == "1.00 [0.94, 1.00]"
