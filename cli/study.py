@@ -136,6 +136,10 @@ def _measure_all(pool: Executor, asked: Mapping[Key, Asked], bar: Any) -> dict[K
 
 def _start_worker() -> None:
     """Set up a worker process: one thread, since small tensors gain nothing from more."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the package
     torch.set_num_threads(1)
     threadpool_limits(1)
