@@ -10,21 +10,19 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from .. import analyses, figures, hooks, organisms
-from ..analyses.claims import Judged, judge, load_claims, verdicts
-from ..analyses.interval import interval_text
+from .. import figures, organisms
+from ..analyses.claims import judge, load_claims, verdicts
 from ..analyses.reading import MEASURES, Reading
 from ..core import InputError, Result, atomic_write, check_name, new_folder
-from .rows import BLOCKS, ROW, Asked, Measured, measure, row
+from .rows import ROW, Asked, Measured, measure, row
+from .told import told
 
-TABLES = ("channels", "known", "copies")
 # The rows of the default table; claims that need others measure only what they need of them.
 DEFAULT = (
     "direct",
@@ -81,7 +79,7 @@ def run_study(
         _write(pool, folder, {asked[key].label: found for key, found in measured.items()}, labels, options)
         table = pd.DataFrame([row(label, found) for label, found in labels.items()])
         judged = judge(_finder(measured)) if names is None else []
-        text = _text(table, labels, judged)
+        text = told(table, labels, judged)
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
         if judged:
@@ -189,15 +187,6 @@ FIGURES = {
 }
 
 
-LEGEND = (
-    "direct, relay, tokens: shares of what the answer owes to variables used before its last step (95 % interval);",
-    "serial share, its chance level, depth: from the ledger; copy share: tokens, where the CoT states the answer;",
-    "forward-pass bits: what a linear probe reads of the answer in the answer-only run, of H(answer); hidden bits:",
-    "what it reads of a step more than one step before it is written, beyond the text so far; settled at: the part of",
-    "the chain after which a forced answer is the final one; lost: accuracy lost with the chain in another style.",
-)
-
-
 def _draw(function: str, results: dict[str, Result], path: Path) -> None:
     """Draw and save one figure."""
     ax = getattr(figures, function)(results)
@@ -230,82 +219,3 @@ def _write(
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     atomic_write(folder / "manifest.json", lambda path: path.write_text(text))
-
-
-def _checks(measured: Mapping[str, Measured]) -> list[str]:
-    """The worst null, gate and control over all models and tables."""
-    tables: list[Any] = [r for found in measured.values() for k, r in found.results.items() if k in TABLES]
-    probes: list[Any] = [f.results["decodability"] for f in measured.values() if "decodability" in f.results]
-    lines = []
-    if tables:
-        facts = [table.manifest.circumstance for table in tables]
-        third = max(table.third(name) for table in tables for name in table.variables)
-        gates = [gate for fact in facts for gate in fact["gates"]]
-        distractor = [fact["distractor"] for fact in facts if fact["distractor"] is not None]
-        passed, replayed = sum(gate["verdict"] == "pass" for gate in gates), min(fact["replayed"] for fact in facts)
-        own = max(fact["self_donor"] for fact in facts)
-        effectless = f"; a variable without effect {max(distractor):.1g} nats" if distractor else ""
-        lines = [
-            f"nulls, the worst of {len(tables)} tables: own donor {own:.1g} nats; a third "
-            f"answer as the donor's {third:.1g} in probability{effectless}",
-            f"gates passed: {passed} of {len(gates)}; generated = replayed, the lowest: {replayed:.3f}",
-        ]
-    shuffled = [float(np.nanmean(probe.shuffled, axis=-1).max()) for probe in probes if probe.shuffled.size]
-    if shuffled:
-        lines.append(f"bits with shuffled labels, the highest mean of a place: {max(shuffled) + 0.0:.3f}")
-    return lines
-
-
-def _text(table: pd.DataFrame, measured: Mapping[str, Measured], judged: Sequence[Judged]) -> str:
-    """The tables as they are printed, the verdicts, how to read them, and why figures are missing."""
-    lines = []
-    for title, columns in BLOCKS.items():
-        shown = table[["model", *columns]]
-        kept = shown[(shown[list(columns)] != "-").any(axis=1)]
-        if len(kept):
-            lines += [f"{title}:", kept.to_string(index=False), ""]
-    lines += [
-        *LEGEND,
-        *[f"- {text}" for text in _checks(measured)],
-        *[f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in _notes(measured).items()],
-    ]
-    if judged:
-        lines += ["", "Claims:", *[line for one in judged for line in _verdict(one)]]
-    return "\n".join(lines) + "\n"
-
-
-def _notes(measured: Mapping[str, Measured]) -> dict[str, list[str]]:
-    """Why figures are missing, each reason with its models."""
-    notes: dict[str, list[str]] = {}
-    for name, found in measured.items():
-        for mode in hooks.MODES:
-            if mode not in found.card.modes:
-                notes.setdefault(f"not made for {mode}", []).append(name)
-        for reason in found.reasons.values():
-            if not reason.startswith("not made for"):
-                notes.setdefault(reason, []).append(name)
-        ledger: Any = found.results.get("ledger")
-        if ledger is not None and ledger.depth() is None:
-            notes.setdefault("no depth: no step in the CoT whose swap can be scored", []).append(name)
-        channels: Any = found.results.get("channels", found.results.get("known"))
-        if channels is not None and channels.status().startswith("withheld"):
-            for letter in channels.status().removeprefix("withheld: ").split(", "):
-                notes.setdefault(f"withheld ({letter}): {analyses.CONDITIONS[letter]}", []).append(name)
-    return notes
-
-
-def _verdict(one: Judged) -> list[str]:
-    """A claim in words: the verdict, the claim, the endpoint with the interval that decides it, what else was seen."""
-    claim = one.claim
-    ends = " ".join(map(str, claim.endpoint))
-    measured = f"{ends} = {interval_text(one.estimate, one.low, one.high)}, claimed {claim.side} {claim.threshold:g}"
-    trainings = min((len(seeds) for seeds in one.seeds.values()), default=0)
-    said = one.verdict.upper() + (" for these trainings, one seed each" if trainings == 1 and not one.reason else "")
-    lines = [f"({claim.id}) {said}: {claim.claim}", f"    {measured}"]
-    if claim.revised:
-        lines.append(f"    endpoint revised: {claim.revised}")
-    if one.reason:
-        lines.append(f"    not settled since: {one.reason}")
-    own = {f"{term.measure} of {term.organism}" for term in claim.endpoint}
-    beside = [f"{name} {interval_text(*value)}" for name, value in one.secondary.items() if name not in own]
-    return [*lines, *(f"    {text}" for text in beside)]
