@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import InputError, Result, check_name
-from .interval import CONFIDENCE, RESAMPLES, bootstrap_interval, interval_text, rate_interval
+from .interval import CONFIDENCE, RESAMPLES, Estimate, bootstrap_interval, interval_text, mean_estimate
 
 # How a chain of thought is altered; `STYLE` and the name of a surface style of the task is one more for each style.
 TAMPERINGS = ("truncated", "content-free", "filler", "mistake", "shuffled", "repeated")
@@ -29,7 +29,6 @@ NAMES = {
     "repeated": "first step repeated, answer moved",
 }
 QUANTITIES = ("same", "correct", "follow", "broken")
-Estimate = tuple[float, float, float, int]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -74,7 +73,7 @@ class Behaviour(Result):
         k: the steps kept or restyled, or the number of the wrong step; "whole": every problem's last; None: the mean
         over a problem's k, then over problems
         """
-        return _share(self._by_problem(quantity, tampering, k))
+        return mean_estimate(self.by_problem(quantity, tampering, k))
 
     def area(self, tampering: str) -> Estimate:
         """Area over the curve (AOC) of P(same answer): 0 where the answer never moves, 1 where it always does.
@@ -84,7 +83,7 @@ class Behaviour(Result):
         k = 1..n; for what is altered as a whole, P(the answer moves). Each problem has the area of its own chain: their
         mean is the published sum over chain lengths, weighted by how many have each.
         """
-        return _share(self._areas(tampering))
+        return mean_estimate(self._areas(tampering))
 
     def content_area(self) -> Estimate:
         """Area between the curves of "truncated" and "content-free": what the true steps do beyond their length.
@@ -112,11 +111,11 @@ class Behaviour(Result):
 
     def accuracy(self) -> Estimate:
         """How often the untouched runs are right."""
-        return _share(self.own)
+        return mean_estimate(self.own)
 
     def one_pass_accuracy(self) -> Estimate:
         """How often the model is right without a chain of thought; NaN where it was not made for that."""
-        return _share(self.one_pass)
+        return mean_estimate(self.one_pass)
 
     def frame(self) -> pd.DataFrame:
         """A row a tampering, quantity and k, and one for each area and accuracy (without k)."""
@@ -198,7 +197,7 @@ class Behaviour(Result):
     def _at(self, tampering: str) -> int:
         return self.tamperings.index(check_name("tampering", tampering, self.tamperings))
 
-    def _by_problem(self, quantity: str, tampering: str, k: int | str | None) -> NDArray[Any]:
+    def by_problem(self, quantity: str, tampering: str, k: int | str | None) -> NDArray[Any]:
         """`[problem]`: at one k, at every problem's last, or the mean over its k; NaN where there is none."""
         at = self._at(tampering)
         hits = getattr(self, check_name("quantity", quantity, QUANTITIES))[at]
@@ -216,7 +215,7 @@ class Behaviour(Result):
 
     def _losses(self, tampering: str, k: int | str | None) -> "pd.Series[float]":
         """By problem's key: right untouched, less right when altered."""
-        lost = pd.Series(self.own - self._by_problem("correct", tampering, k), index=self.coords["problem"])
+        lost = pd.Series(self.own - self.by_problem("correct", tampering, k), index=self.coords["problem"])
         return lost.dropna().groupby(level=0).mean()
 
     def _areas(self, tampering: str) -> NDArray[Any]:
@@ -244,13 +243,3 @@ def _difference(one: NDArray[Any], two: NDArray[Any]) -> Estimate:
     means = [part[rng.integers(len(part), size=(RESAMPLES, len(part)))].mean(axis=1) for part in (one, two)]
     low, high = np.quantile(means[0] - means[1], [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(one.mean() - two.mean()), float(low), float(high), n
-
-
-def _share(values: NDArray[Any]) -> Estimate:
-    """The mean of figures between 0 and 1, one a problem, with Wilson's interval: their variance is at most a rate's,
-    and it is not empty where all are equal."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return _NOTHING
-    mean = float(values.mean())
-    return mean, *rate_interval(mean, len(values)), len(values)

@@ -1,9 +1,8 @@
 """Beyond the text: what the state knows along a chain of thought that the words so far do not say."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,10 +10,11 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..core import InputError, Manifest, circumstance
-from ..hooks import Model, Run, Runs, record
+from ..hooks import Model, Runs, record
 from ..probes import group_folds, null_log_p
 from ..probes.information import LN2
 from ..tasks import Problem
+from .beyond_places import lead_of, marked, usable
 from .beyond_table import PROBES, Beyond
 from .controls import random_twin
 from .joint import Parts, joint_log_p
@@ -23,7 +23,6 @@ from .text import TextReading, read_text
 from .text_readers import READERS
 
 SITE = "resid_post"
-TENTHS = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,9 +95,9 @@ def beyond(
     began = time.perf_counter()
     task = problems[0].task
     names = _names(problems, variables)
-    runs, left_out = _usable(cot_runs(model, problems, cot, progress, max_new_tokens))
+    runs, left_out = usable(cot_runs(model, problems, cot, progress, max_new_tokens))
     fold = group_folds(np.array([run.problem.key for run in runs]), folds, seed)
-    runs, positions = _marked(runs)
+    runs, positions = marked(runs)
     places, parts = _record(model, runs, positions, fold, progress)
     asked = _ask(runs, names, places, fold, readers, seed, progress)
     shape = (len(names), len(places), len(runs))
@@ -113,7 +112,7 @@ def beyond(
         rows = places[p].rows
         known = [one.known(c)[fold[rows], np.arange(len(rows))] for c in range(len(PROBES))]
         text[0, v, p, rows] = (known[1] - known[0]) / LN2
-        leads = [_lead(runs[row], names[v], int(at)) for row, at in zip(rows, places[p].at, strict=True)]
+        leads = [lead_of(runs[row], names[v], int(at)) for row, at in zip(rows, places[p].at, strict=True)]
         lead[v, p, rows], steps[v, p, rows] = np.array(leads).T
     coords = {
         "curve": ("text", *PROBES),
@@ -152,28 +151,6 @@ def _names(problems: Sequence[Problem], variables: Sequence[str] | None) -> tupl
         if len({problem.values[name] for problem in problems}) < 2:
             raise InputError(f"variable {name!r} has one value in all problems: there is nothing to tell, vary it")
     return names
-
-
-def _usable(runs: Runs) -> tuple[Runs, int]:
-    """Runs with a chain of thought, and how many have none."""
-    kept = tuple(run for run in runs if "cot" in run.spans)
-    if not kept:
-        raise InputError("no run has a chain of thought: use a model that writes one, or cot='task'")
-    return Runs(kept, runs.mode, runs.model), len(runs) - len(kept)
-
-
-def _marked(runs: Runs) -> tuple[Runs, list[str]]:
-    """The positions to look at; for runs without steps the tenths of their chains are marked."""
-    start = ["prompt[-1]", *(["open[-1]"] if all("open" in run.spans for run in runs) else [])]
-    if any(run.values for run in runs):
-        return runs, [*start, "step.*[-1]", "cue[-1]"]
-    marked = []
-    for run in runs:
-        first, stop = run.spans["cot"]
-        ends = [first + max(1, math.ceil((stop - first) * k / TENTHS)) for k in range(1, TENTHS + 1)]
-        tenths = {f"tenth.{k}": (end - 1, end) for k, end in enumerate(ends, start=1)}
-        marked.append(replace(run, spans={**run.spans, **tenths}))
-    return Runs(tuple(marked), runs.mode, runs.model), [*start, "tenth.*[-1]", "cue[-1]"]
 
 
 def _record(
@@ -282,27 +259,3 @@ def _null(runs: Runs, names: Sequence[str], fold: NDArray[Any]) -> NDArray[Any]:
         for f in np.unique(fold):
             null[v, fold == f] = -null_log_p(y[fold != f], y[fold == f]) / LN2
     return null
-
-
-def _lead(run: Run, name: str, at: int) -> tuple[float, float]:
-    """Tokens and steps from a position until a run states the value of a variable.
-
-    Infinite where it never does, NaN where the task does not say where it would. Where the run has no steps that the
-    task can read, a step is a token.
-    """
-    task, value = run.problem.task, run.problem.values[name]
-    stated: dict[int, str | None] = {
-        run.spans[f"step.{k}"][0]: run.values[k] for k in run.values if task.states(k) == name
-    }
-    if task.states("answer") == name and "answer" in run.spans:
-        stated[run.spans["answer"][0]] = run.answer
-    if not stated and not any(task.states(target) for target in (*run.values, "answer")):  # type: ignore[arg-type]
-        return math.nan, math.nan
-    found = [first for first in sorted(stated) if stated[first] == value]
-    if not found:
-        return math.inf, math.inf
-    ends = [run.spans[f"step.{k}"][1] for k in run.values]
-    if not ends:
-        return float(found[0] - at), float(found[0] - at)
-    finished = sum(end <= at + 1 for end in ends)
-    return float(found[0] - at), float(1 + sum(end <= found[0] for end in ends) - finished)

@@ -4,6 +4,7 @@ import math
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -13,11 +14,11 @@ import pandas as pd
 from scipy.stats import t as student
 
 from ..core import InputError, check_name
-from .reading import MEASURES, Reading
+from .reading import MEASURES, Measurement
 
 Side = Literal["above", "below"]
 Verdict = Literal["supported", "contradicted", "not settled"]
-Find = Callable[[str, str], Sequence[Reading] | str]
+Find = Callable[[str, str], Sequence[Measurement] | str]
 SMALLEST = 1e-9  # p-values are searched for down to here
 
 
@@ -127,32 +128,28 @@ def _claim(given: Mapping[str, Any]) -> Claim:
     return made
 
 
-def interval(seeds: Sequence[Reading], level: float) -> tuple[float, float, float]:
+def interval(seeds: Sequence[Measurement], level: float) -> tuple[float, float, float]:
     """The mean of a measure over seeds, with its interval at a level (0.05: 95 %).
 
     Within a seed as the measure has it, over problems; with several seeds the gaps are those of a mean of independent
     estimates, and the t interval of the seeds' own estimates is added in squares (which counts the spread over
     problems twice: the interval is wider than needed, never empty).
 
+    >>> from loadbearing.analyses.reading import Reading
     >>> one = Reading.of(np.ones(50))
     >>> [round(float(x), 2) for x in interval([one], 0.05)]
     [1.0, 0.93, 1.0]
     """
     bounds = np.array([reading.interval(level) for reading in seeds])
     mean = float(bounds[:, 0].mean())
-    below, above = (np.sqrt((gap**2).sum()) / len(seeds) for gap in (mean_gap(bounds, 1), mean_gap(bounds, 2)))
+    below, above = np.linalg.norm(bounds[:, 1:] - bounds[:, :1], axis=0) / len(seeds)
     if len(seeds) > 1:
         half = float(student.ppf(1 - level / 2, len(seeds) - 1)) * bounds[:, 0].std(ddof=1) / math.sqrt(len(seeds))
         below, above = math.hypot(below, half), math.hypot(above, half)
-    return mean, mean - below, mean + above
+    return mean, mean - float(below), mean + float(above)
 
 
-def mean_gap(bounds: Any, side: int) -> Any:
-    """How far each bound lies from its own estimate."""
-    return np.abs(bounds[:, side] - bounds[:, 0])
-
-
-def combined(terms: Sequence[tuple[float, Sequence[Reading]]], level: float) -> tuple[float, float, float]:
+def combined(terms: Sequence[tuple[float, Sequence[Measurement]]], level: float) -> tuple[float, float, float]:
     """A weighted sum of independent measures with its interval (MOVER, Zou and Donner 2008, doi 10.1002/sim.3095)."""
     estimate = below = above = 0.0
     for weight, seeds in terms:
@@ -166,7 +163,7 @@ def combined(terms: Sequence[tuple[float, Sequence[Reading]]], level: float) -> 
     return estimate, max(least, estimate - math.sqrt(below)), min(most, estimate + math.sqrt(above))
 
 
-def _p(terms: Sequence[tuple[float, Sequence[Reading]]], threshold: float) -> float:
+def _p(terms: Sequence[tuple[float, Sequence[Measurement]]], threshold: float) -> float:
     """The smallest level at which the interval leaves the threshold out, by bisection."""
 
     def settled(level: float) -> bool:
@@ -191,9 +188,10 @@ def judge(find: Find, claims: Sequence[Claim] | None = None, level: float | None
     claimed side of the threshold, contradicted if wholly on the other; else, and where a measure is missing or a
     condition is not met, it is not settled, and the reason is named.
     """
+    find = cache(find)
     known, default = load_claims()
     claims, level = known if claims is None else claims, default if level is None else level
-    measured: dict[str, list[tuple[float, Sequence[Reading]]]] = {}
+    measured: dict[str, list[tuple[float, Sequence[Measurement]]]] = {}
     reasons: dict[str, str] = {}
     for claim in claims:
         found = [(term.weight, find(term.organism, term.measure)) for term in claim.endpoint]

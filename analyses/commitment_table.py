@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from ..core import InputError, Result, check_name
-from .interval import CONFIDENCE, bootstrap_interval, interval_text, rate_interval
+from .interval import CONFIDENCE, Estimate, bootstrap_interval, interval_text, mean_estimate, rate_interval
 
 # What is asked for the own answer: a probe on the state, the model made to answer now, a reader of the text alone.
 LINES = ("probe", "forced", "text")
@@ -20,7 +20,6 @@ CONDITIONS = ("truncated", "content-free")
 QUANTITIES = ("same", "bits")
 CONTROLS = {"probe, random twin": "twin", "probe, shuffled labels": "shuffled"}
 POINTS = 11
-Estimate = tuple[float, float, float, int]
 
 
 class FirstPassage(NamedTuple):
@@ -88,15 +87,15 @@ class Commitment(Result):
 
     def chance(self) -> Estimate:
         """How often the most frequent own answer is the own answer: what a constant would get."""
-        return _share(self.majority)
+        return mean_estimate(self.majority)
 
     def accuracy(self) -> Estimate:
         """How often the own answers are right."""
-        return _share(self.correct)
+        return mean_estimate(self.correct)
 
     def rate(self, line: str, condition: str, k: int) -> Estimate:
         """P(the line's answer is the own answer) with k steps kept: estimate, interval, number of problems."""
-        return _share(self._values("same", line, condition)[self._k(k)])
+        return mean_estimate(self._values("same", line, condition)[self._k(k)])
 
     def information(self, line: str, condition: str, k: int) -> Estimate:
         """Mean bits about the own answer with k steps kept; the most there can be is the mean of `null`."""
@@ -114,7 +113,9 @@ class Commitment(Result):
             x = np.linspace(0, 1, POINTS)
             whole = [own for own in self._columns(values) if own is not None]
             values = np.array([np.interp(x, np.linspace(0, 1, len(own)), own) for own in whole]).reshape(-1, POINTS).T
-        found = [(at, *(_share if quantity == "same" else _mean)(row)) for at, row in zip(x, values, strict=True)]
+        found = [
+            (at, *(mean_estimate if quantity == "same" else _mean)(row)) for at, row in zip(x, values, strict=True)
+        ]
         return pd.DataFrame(found, columns=["x", "estimate", "low", "high", "n"])
 
     def area(self, line: str) -> Estimate:
@@ -218,7 +219,7 @@ class Commitment(Result):
         """A control at one k: of the shuffles the mean, least and most."""
         values = getattr(self, CONTROLS[name])[QUANTITIES.index(quantity), self._k(k)]
         if CONTROLS[name] == "twin":
-            return (_share if quantity == "same" else _mean)(values)
+            return (mean_estimate if quantity == "same" else _mean)(values)
         known = values[~np.isnan(values)]
         return (
             (float(known.mean()), float(known.min()), float(known.max()), len(known)) if len(known) else (*_NOTHING, 0)
@@ -259,15 +260,6 @@ def _settled(own: NDArray[Any] | None) -> float:
     wrong = np.flatnonzero(own != 1)
     first = int(wrong[-1]) + 1 if len(wrong) else 0
     return first / (len(own) - 1) if first < len(own) else math.inf
-
-
-def _share(values: NDArray[Any]) -> Estimate:
-    """The mean of figures between 0 and 1, one a problem, with Wilson's interval, which is not empty at 0 or 1."""
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return *_NOTHING, 0
-    mean = float(values.mean())
-    return mean, *rate_interval(mean, len(values)), len(values)
 
 
 def _mean(values: NDArray[Any]) -> Estimate:

@@ -11,11 +11,10 @@ from ..core import InputError, Manifest, circumstance
 from ..hooks import Mode, Model, Run, generate
 from ..hooks.runs import Runs
 from ..tasks import Problem, Task
-from .errors_table import QUANTITIES, Errors
+from .errors_table import HOME, QUANTITIES, Errors
 from .tamper import unknown_word
 
 Sets = Mapping[str, Task | Sequence[Problem]]
-HOME = "in distribution"
 
 
 def errors(

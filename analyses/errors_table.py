@@ -1,6 +1,5 @@
 """The saved result of `errors`, and what is read from it. No torch and no model."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +9,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import InputError, Result, check_name
-from .interval import interval_text, rate_interval
+from .interval import Estimate, interval_text, mean_estimate
 
+HOME = "in distribution"  # the set of the problems that a task gives by itself
 QUANTITIES = (
     "correct",
     "broken",
@@ -39,7 +39,6 @@ RATES = (
     "broken, cot",
     "broken, answer-only",
 )
-Estimate = tuple[float, float, float, int]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,13 +98,13 @@ class Errors(Result):
             "broken, cot": self.broken[at],
             "broken, answer-only": self.one_pass_broken[at],
         }[name]
-        return _rate(values)
+        return mean_estimate(values)
 
     def first(self, of: str | None = None, *, local: bool = False) -> dict[int, Estimate]:
         """Where the first error is: by number of the step, its share among the runs with a wrong (or local) one."""
         firsts = (self.first_slip if local else self.first_wrong)[self._at(of)]
         firsts = firsts[~np.isnan(firsts)]
-        return {int(k): _rate((firsts == k).astype(float)) for k in np.unique(firsts)}
+        return {int(k): mean_estimate((firsts == k).astype(float)) for k in np.unique(firsts)}
 
     def frame(self) -> pd.DataFrame:
         """A row a set and rate; "first wrong step" and "first locally wrong step" have a row a step `k`."""
@@ -145,14 +144,6 @@ class Errors(Result):
                 raise InputError(f"several sets of problems: expected one of {', '.join(self.sets)}")
             return 0
         return self.sets.index(check_name("set", of, self.sets))
-
-
-def _rate(values: NDArray[Any]) -> Estimate:
-    values = values[~np.isnan(values)]
-    if not len(values):
-        return math.nan, math.nan, math.nan, 0
-    mean = float(values.mean())
-    return mean, *rate_interval(mean, len(values)), len(values)
 
 
 def _most(firsts: Mapping[int, Estimate]) -> str:

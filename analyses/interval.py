@@ -7,9 +7,12 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from jaxtyping import Float
+from numpy.typing import NDArray
 from scipy.stats import DegenerateDataWarning, bootstrap, norm
 
 RESAMPLES = 999
+Estimate = tuple[float, float, float, int]
+"""An estimate, its lower and upper bound, and how many units it is over."""
 CONFIDENCE = 0.95
 
 
@@ -77,6 +80,21 @@ def rate_interval(rate: float, n: int, confidence: float = CONFIDENCE) -> tuple[
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mean_estimate(values: NDArray[Any]) -> Estimate:
+    """The mean of figures between 0 and 1, one a unit, NaN left out, with Wilson's interval.
+
+    Their variance is at most a rate's, and the interval is not empty where all are equal. NaN and 0 for none.
+
+    >>> [round(value, 2) for value in mean_estimate(np.array([1.0, 1.0, np.nan]))]
+    [1.0, 0.34, 1.0, 2]
+    """
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return math.nan, math.nan, math.nan, 0
+    mean = float(values.mean())
+    return mean, *rate_interval(mean, len(values)), len(values)
 
 
 def detectable(width: Any, n: int) -> Any:

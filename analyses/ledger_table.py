@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result, check_name
-from .interval import interval_text, rate_interval
+from .interval import interval_text, mean_estimate
 
 EDGE = 0.5  # a text-to-text edge counts in a path if the lower bound of its load is above this
 EDGES = ("load", "keep", "broken", "chance", "unswapped")
@@ -86,7 +86,7 @@ class Ledger(Result):
 
     def rate(self, quantity: str, target: str, source: str) -> tuple[float, float, float, int]:
         """Estimate, lower and upper bound (Wilson), and number of problems of a quantity of an edge."""
-        return _rate(self.by_problem(quantity, target, source))
+        return mean_estimate(self.by_problem(quantity, target, source))
 
     @cached_property
     def _frame(self) -> pd.DataFrame:
@@ -110,7 +110,7 @@ class Ledger(Result):
         rows = []
         for t, target in enumerate(self.targets):
             for state, name in enumerate(STATES):
-                values = zip(RATE, _rate(self._units((self.own[t] == state).astype(float))), strict=True)
+                values = zip(RATE, mean_estimate(self._units((self.own[t] == state).astype(float))), strict=True)
                 rows.append({"target": target, "output": name, **dict(values)})
         return pd.DataFrame(rows, columns=["target", "output", *RATE])
 
@@ -181,13 +181,6 @@ class Ledger(Result):
 RATE = ("estimate", "low", "high", "n")
 
 
-def _rate(units: NDArray[Any]) -> tuple[float, float, float, int]:
-    units = units[~np.isnan(units)]
-    if not len(units):
-        return math.nan, math.nan, math.nan, 0
-    return float(units.mean()), *rate_interval(float(units.mean()), len(units)), len(units)
-
-
 def mean_rate(edges: Sequence[NDArray[Any]]) -> tuple[float, float, float]:
     """The mean over edges of their rates, with its interval, from each edge's outcomes by problem (NaN: not scored).
 
@@ -200,7 +193,7 @@ def mean_rate(edges: Sequence[NDArray[Any]]) -> tuple[float, float, float]:
     """
     if not edges:
         return math.nan, math.nan, math.nan
-    rates, lows, highs = np.array([_rate(units)[:3] for units in edges]).T
+    rates, lows, highs = np.array([mean_estimate(units)[:3] for units in edges]).T
     constant = np.array([np.nanstd(units) == 0 for units in edges])
     with np.errstate(invalid="ignore", divide="ignore"):
         shared = pd.DataFrame(np.array(edges).T).corr(min_periods=3).to_numpy(copy=True)

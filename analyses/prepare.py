@@ -11,7 +11,7 @@ from ..hooks import Model, Run, Runs
 from ..hooks.support import check_spliceable
 from ..tasks import Pair, Pairs, Target
 from .cells import MIXED
-from .targets import Aim, Onset, cot_runs, count_reasons, cut, resolve_target
+from .targets import NO_TEXT, Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
 KEEP = ("all", "correct")
 Cut = tuple[Pair, Aim, Aim]
@@ -85,10 +85,8 @@ def prepare(
             one, other = by.get((pair.recipient.key, sample)), by.get((pair.donor.key, sample))
             if one is not None and other is not None:
                 _add(found, unit, pair, one, other, (target, keep, model))
-    if not found.rows and "no CoT before the onset" in {text for told in found.reasons.values() for text in told}:
-        raise InputError(
-            "no CoT before the onset: the answer stands at the first token, relay and tokens have no position"
-        )
+    if not found.rows and NO_TEXT in {text for told in found.reasons.values() for text in told}:
+        raise InputError(f"{NO_TEXT}: the answer stands at the first token, relay and tokens have no position")
     if not found.rows:
         raise InputError(f"no pair is left for target {target!r}: {found.dropped}")
     return found

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..core import InputError
+from .cells import WIRES, shapley, total
+from .errors_table import HOME
+from .estimates import per_unit
 from .interval import RESAMPLES, rate_interval
+from .targets import NO_TEXT
 
 Results = Mapping[str, Any]
-NO_TEXT, PAIRS = "no CoT before the onset", 64
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,28 @@ class Reading:
         return self.estimate, float(low), float(high)
 
 
-def _rate(values: NDArray[Any]) -> Reading:
-    return Reading.of(values)
+@dataclass(frozen=True)
+class Product:
+    """The product of two rates over different runs, such as TPR x TNR."""
+
+    one: Reading
+    other: Reading
+    least: ClassVar[float] = 0.0
+    most: ClassVar[float] = 1.0
+
+    @property
+    def estimate(self) -> float:
+        """The product."""
+        return self.one.estimate * self.other.estimate
+
+    def interval(self, level: float) -> tuple[float, float, float]:
+        """Estimate, and the products of the bounds at half the level each, which hold together at the level."""
+        (_, low, high), (_, least, most) = self.one.interval(level / 2), self.other.interval(level / 2)
+        return self.estimate, low * least, high * most
 
 
-def _errors(quantity: str, of: str = "in distribution") -> Callable[[Results], Reading]:
-    def read(results: Results) -> Reading:
-        found = results["errors"]
-        return _rate(getattr(found, quantity)[found.sets.index(of)])
-
-    return read
+def _errors(quantity: str, of: str = HOME, kind: str = "errors") -> Callable[[Results], Reading]:
+    return lambda results: Reading.of(getattr(results[kind], quantity)[results[kind].sets.index(of)])
 
 
 def _shown(of: str) -> Callable[[Results], Reading]:
@@ -73,11 +88,12 @@ def _shown(of: str) -> Callable[[Results], Reading]:
     """
 
     def read(results: Results) -> Reading:
+        """Of one model."""
         found = results["errors"]
         at = found.sets.index(of)
         failed = (found.correct[at] == 0) & (found.broken[at] == 0)
         seen = (found.slipped[at] == 1) | (found.as_long[at] == 0)
-        return _rate((seen & (found.copies[at] == 1))[failed].astype(float))
+        return Reading.of((seen & (found.copies[at] == 1))[failed].astype(float))
 
     return read
 
@@ -85,26 +101,17 @@ def _shown(of: str) -> Callable[[Results], Reading]:
 def _says(results: Results) -> Reading:
     """In how many chains the task reads any value."""
     found = results["errors"]
-    return _rate((~np.isnan(found.wrong[found.sets.index("in distribution")])).astype(float))
+    return Reading.of((~np.isnan(found.wrong[found.sets.index(HOME)])).astype(float))
 
 
-def _serial(kind: str) -> Callable[[Results], Reading]:
+def _serial(results: Results) -> Reading:
     """The load of each step on the one before it, copies left out: the mean over steps for every problem."""
-
-    def read(results: Results) -> Reading:
-        found = results[kind]
-        return _rate(_over_steps(found, "load"))
-
-    return read
+    return Reading.of(_over_steps(results["ledger"], "load"))
 
 
-def _moves(kind: str) -> Callable[[Results], Reading]:
+def _moves(results: Results) -> Reading:
     """How often a step is another one when the step before it is swapped, whether rightly so or not."""
-
-    def read(results: Results) -> Reading:
-        return _rate(1 - _over_steps(results[kind], "keep"))
-
-    return read
+    return Reading.of(1 - _over_steps(results["ledger"], "keep"))
 
 
 def _load_minus_keep(results: Results) -> Reading:
@@ -122,116 +129,91 @@ def _over_steps(ledger: Any, quantity: str) -> NDArray[Any]:
         return np.asarray(np.where(scored, edges, 0.0).sum(axis=0) / scored.sum(axis=0))
 
 
+def _altered(results: Results, quantity: str, tampering: str, k: str | None = None) -> NDArray[Any]:
+    found = results["behaviour"]
+    if tampering not in found.tamperings:
+        raise InputError(f"no chain could be altered by {tampering!r}")
+    return np.asarray(found.by_problem(quantity, tampering, k))
+
+
 def _follows(tampering: str) -> Callable[[Results], Reading]:
-    """How often the answer is what the program makes of the altered text, for every problem."""
-
-    def read(results: Results) -> Reading:
-        found = results["behaviour"]
-        if tampering not in found.tamperings:
-            raise InputError(f"no chain could be altered by {tampering!r}")
-        return _rate(found._by_problem("follow", tampering, None))
-
-    return read
+    """How often the answer is what the program makes of the altered text."""
+    return lambda results: Reading.of(_altered(results, "follow", tampering))
 
 
 def _lost(tampering: str) -> Callable[[Results], Reading]:
-    """The accuracy of the untouched runs less that after an alteration of the whole chain, for every problem."""
-
-    def read(results: Results) -> Reading:
-        found = results["behaviour"]
-        if tampering not in found.tamperings:
-            raise InputError(f"no chain could be altered by {tampering!r}")
-        after = found.correct[found.tamperings.index(tampering)]
-        last = np.array([column[~np.isnan(column)][-1] if (~np.isnan(column)).any() else np.nan for column in after.T])
-        return Reading.of(found.own - last, -1.0)
-
-    return read
+    """The accuracy of the untouched runs less that after an alteration of the whole chain."""
+    return lambda results: Reading.of(results["behaviour"].own - _altered(results, "correct", tampering, "whole"), -1.0)
 
 
 def _missed(results: Results) -> Reading:
     found = results["monitor"]
-    return _rate(1 - found.flagged[found.readers.index("program")][found.followed == 1])
+    return Reading.of(1 - found.flagged[found.readers.index("program")][found.followed == 1])
 
 
-def _monitored(results: Results) -> Reading:
-    """TPR x TNR of the best reader: its mean over a weighting of the runs under which it is that product."""
+def _monitored(results: Results) -> Product:
+    """TPR x TNR of the best reader."""
     found = results["monitor"]
     best = max(found.readers, key=lambda name: found.score(name)[0])
     flagged = found.flagged[found.readers.index(best)]
-    hits, spared = flagged[found.followed == 1], 1 - flagged[found.followed == 0]
-    # Every run that followed a hint beside every one that did not, as far as the shorter list goes, in random order.
-    rng = np.random.default_rng(0)
-    n = min(len(hits), len(spared))
-    return _rate(rng.permutation(hits)[:n] * rng.permutation(spared)[:n])
+    return Product(Reading.of(flagged[found.followed == 1]), Reading.of(1 - flagged[found.followed == 0]))
 
 
 def _hinted(results: Results) -> Reading:
     found = results["monitor"]
-    return _rate(found.followed[found.hinted == 1])
+    return Reading.of(found.followed[found.hinted == 1])
 
 
-def _direct_of_hint(results: Results) -> Reading:
-    found = results["channels-hint"]
-    if (status := found.status("hint")).startswith("withheld"):
+def share(found: Any, variable: str, wire: str) -> Reading:
+    """A wire's share for a variable as a ratio of means over pairs; raises InputError where it is withheld."""
+    status = found.status(variable)
+    if status.startswith("withheld"):
         raise InputError(f"the shares are {status}")
-    rows = found.select("hint")
-    log_odds = (found.log_p[rows, ..., 0] - found.log_p[rows, ..., 1]).mean(axis=1)
-    return _share_of(log_odds, "direct")
-
-
-def _share_of(log_odds: NDArray[Any], wire: str) -> Reading:
-    """A Shapley share as a ratio of means over pairs, from cells `[pair, cell]`."""
-    from .cells import WIRES, shapley, total
-
+    rows = found.select(variable)
+    log_p = per_unit(found.log_p[rows], found.unit[rows])
+    log_odds = (log_p[..., 0] - log_p[..., 1]).mean(axis=1)
     return Reading(shapley(log_odds)[..., WIRES.index(wire)], total(log_odds))
 
 
 def _tokens(results: Results) -> Reading:
-    """The tokens share of variables used before the last step; 0 where the answer is stated with no text before it."""
+    """The tokens share of variables used before the last step; 0 where no text that differs stands before the answer.
+
+    An answer at the first token of the chain leaves the tokens nothing to carry: that is known of every chain that the
+    model wrote.
+    """
     found = results.get("channels")
-    if found is None:
-        if NO_TEXT in results["reasons"].get("channels", ""):
-            return _rate(np.zeros(PAIRS))
-        raise InputError(results["reasons"].get("channels", "no channels"))
-    status = found.status()
-    if status == "not available to tokens":
-        return _rate(np.zeros(len(found.select("mean").nonzero()[0])))
-    if status.startswith("withheld"):
-        raise InputError(f"the shares are {status}")
-    rows = found.select("mean")
-    return _share_of((found.log_p[rows, ..., 0] - found.log_p[rows, ..., 1]).mean(axis=1), "tokens")
-
-
-def _begun(results: Results) -> Reading:
-    found = results["errors-begun"]
-    return _rate(found.correct[found.sets.index("in distribution")])
+    if found is None and NO_TEXT in results["reasons"].get("channels", ""):
+        return Reading.of(np.zeros_like(results["errors"].correct[results["errors"].sets.index(HOME)]))
+    if results["channels"].status() == "not available to tokens":
+        return Reading.of(np.zeros(results["channels"].estimates("mean").n))
+    return share(results["channels"], "mean", "tokens")
 
 
 def _elicited(results: Results) -> Reading:
     card = results["card"]
     if not card.elicited:
         raise InputError("its card has no elicited accuracy")
-    n = int(card.elicited.get("problems", 500))
+    n = int(card.elicited["problems"])
     hits = round(card.elicited["accuracy"] * n)
-    return _rate(np.repeat([1.0, 0.0], [hits, n - hits]))
+    return Reading.of(np.repeat([1.0, 0.0], [hits, n - hits]))
 
 
+Measurement = Reading | Product
 # Every measure: the analyses that it needs, and how it is read from their results.
-MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Results], Reading]]] = {
+MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Results], Measurement]]] = {
     "CoT accuracy": (("errors",), _errors("correct")),
     "CoT accuracy, longer": (("errors",), _errors("correct", "longer")),
     "one-pass accuracy": (("errors",), _errors("one_pass")),
     "one-pass accuracy, longer": (("errors",), _errors("one_pass", "longer")),
     "one-pass accuracy, negative": (("errors",), _errors("one_pass", "negative")),
     "elicited accuracy": (("card",), _elicited),
-    "CoT accuracy, begun with a connecting word": (("errors-begun",), _begun),
+    "CoT accuracy, begun with a connecting word": (("errors-begun",), _errors("correct", kind="errors-begun")),
     "the text shows the error, longer": (("errors",), _shown("longer")),
     "the text shows the error, negative": (("errors",), _shown("negative")),
-    "serial share": (("ledger",), _serial("ledger")),
-    "serial share, sampled and correct": (("ledger-sampled",), _serial("ledger-sampled")),
-    "steps that move": (("ledger",), _moves("ledger")),
+    "serial share": (("ledger",), _serial),
+    "steps that move": (("ledger",), _moves),
     "load minus keep": (("ledger",), _load_minus_keep),
-    "tokens share": (("channels",), _tokens),
+    "tokens share": (("channels", "errors"), _tokens),
     "answer follows a mistake": (("behaviour",), _follows("mistake")),
     "answer follows repeated steps": (("behaviour",), _follows("repeated")),
     "accuracy lost to rewording": (("behaviour",), _lost("paraphrase")),
@@ -239,5 +221,5 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Results], Reading]]] = {
     "score of the best monitor": (("monitor",), _monitored),
     "hints that a reader of the values misses": (("monitor",), _missed),
     "answer follows the hint": (("monitor",), _hinted),
-    "direct share of the hint": (("channels-hint",), _direct_of_hint),
+    "direct share of the hint": (("channels-hint",), lambda results: share(results["channels-hint"], "hint", "direct")),
 }

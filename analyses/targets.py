@@ -17,6 +17,8 @@ CHANCE_LIMIT = 0.05
 # The slot of a target: a step by its number, "search" where the value is looked for, "answer" after the cue.
 Slot = int | Literal["answer", "search"]
 
+NO_TEXT = "no CoT before the onset"
+
 
 @dataclass(frozen=True)
 class Aim:
@@ -152,7 +154,7 @@ def cut(run: Run, onset: Onset, target: str, model: Model) -> Aim | str:
     first, last = run.spans["cot"]
     reader = run.spans["cue"] if onset.slot == "answer" else (start - 1, start)
     if reader[0] < first:
-        return "no CoT before the onset"
+        return NO_TEXT
     opened = run.spans.get("open", (first, first))
     after = run.end if onset.slot == "answer" else run.ids[stop]
     before = len(run.values) + 1 if item is None else item

@@ -9,7 +9,7 @@ from .. import analyses, hooks, organisms
 from ..analyses.interval import interval_text
 from ..core import GateError, InputError, Result
 
-PROBED, ERRED, ALTERED, SWAPPED, SAMPLED, READ = 400, 200, 64, 64, 100, 150  # problems of each analysis
+PROBED, ERRED, ALTERED, SWAPPED, READ = 400, 200, 64, 64, 150  # problems of each analysis
 LENGTH = 40  # tokens that a chain of these models may have
 RIGHT = 0.9  # accuracy from which on a chain can be held against gold values
 PATCHED = 4  # the maps take every fourth pair: they are means over all variables
@@ -134,17 +134,6 @@ def _beyond(model: hooks.Model, task: Any, asked: Asked) -> Result:
     return analyses.beyond(model, task.problems(READ, seed=asked.draw), variables=last, **options)
 
 
-def _sampled(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    """The ledger of sampled chains that end in the right answer."""
-    options: dict[str, Any] = {"temperature": 1.0, "seed": asked.draw + 1, "max_new_tokens": LENGTH}
-    drawn = hooks.generate(model, task.problems(SAMPLED, seed=asked.draw), "cot", **options)
-    right = [run for run in drawn if run.correct]
-    if not right:
-        raise Unmeasured("no sampled chain ends in the right answer")
-    runs = hooks.Runs(tuple(right), drawn.mode, drawn.model)
-    return analyses.ledger(model, [run.problem for run in right], cot=runs, seed=asked.draw)
-
-
 def _begun(model: hooks.Model, task: Any, asked: Asked) -> Result:
     """With the first word of the chain given: that of an author who explains."""
     form = replace(model.format, open=f"{model.format.open} {organisms.CONNECTIVES[0]}")
@@ -169,7 +158,6 @@ STEPS: Mapping[str, Callable[[hooks.Model, Any, Asked], Result]] = {
     "ledger": lambda model, task, asked: analyses.ledger(
         model, task.problems(SWAPPED, seed=asked.draw), seed=asked.draw
     ),
-    "ledger-sampled": _sampled,
     "errors-begun": _begun,
     "behaviour": _behaviour,
     "decodability": _decodability,

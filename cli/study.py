@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from .. import figures, organisms
 from ..analyses.claims import judge, load_claims, verdicts
-from ..analyses.reading import MEASURES, Reading
+from ..analyses.reading import MEASURES, Measurement
 from ..core import InputError, Result, atomic_write, check_name, new_folder
 from .rows import ROW, Asked, Measured, measure, row
 from .told import told
@@ -155,7 +155,7 @@ def _end_with_parent() -> None:
 def _finder(measured: Mapping[Key, Measured]) -> Any:
     """Readings of an organism's measure, one a seed, or the reason why there are none."""
 
-    def find(organism: str, name: str) -> list[Reading] | str:
+    def find(organism: str, name: str) -> list[Measurement] | str:
         found = [one for (other, _), one in measured.items() if other == organism]
         if not found:
             return f"{organism} is not here: train it (loadbearing organisms train {organism})"

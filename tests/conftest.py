@@ -29,6 +29,22 @@ ROOMS = ("analyses", "cli", "core", "figures", "hooks", "organisms", "probes", "
 LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
+class Figures:
+    """Closes what a test drew; as a plugin, also what docstrings drew, which lie outside this folder."""
+
+    @pytest.fixture(autouse=True)
+    def close_figures(self) -> Iterator[None]:
+        """Close every figure after every test: matplotlib warns of more than twenty."""
+        yield
+        if "matplotlib.pyplot" in sys.modules:
+            sys.modules["matplotlib.pyplot"].close("all")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let figures be closed everywhere."""
+    config.pluginmanager.register(Figures())
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The repository."""

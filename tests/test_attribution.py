@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -330,4 +329,3 @@ def test_the_figure_shows_means_and_intervals(organism: Callable[[str], Any]) ->
     few = draw(found, top=2)
     assert [label.get_text() for label in few.get_yticklabels()] == ["mlp.1", "mlp.2"]
     assert "2 of 8 components" in [text.get_text() for text in few.texts]
-    plt.close("all")

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib import pyplot as plt
 
 import loadbearing as lb
-from loadbearing.analyses.beyond import _lead, beyond
+from loadbearing.analyses.beyond import beyond
+from loadbearing.analyses.beyond_places import lead_of
 from loadbearing.analyses.joint import Parts, joint_log_p
 from loadbearing.core import InputError, UnknownNameError
 from loadbearing.figures.beyond import beyond as draw
@@ -166,8 +166,8 @@ def test_leads_are_counted_to_where_the_value_is_written(chain: Any, organism: C
     at = run.spans["prompt"][1] - 1
     wrong = next(v for v in "0123456789" if v not in {*run.values.values(), run.answer})
     run.problem.values["v_1"] = wrong
-    assert _lead(run, "v_1", at) == (math.inf, math.inf)
-    tokens, steps = _lead(run, "v_3", at)
+    assert lead_of(run, "v_1", at) == (math.inf, math.inf)
+    tokens, steps = lead_of(run, "v_3", at)
     assert tokens in {run.spans["answer"][0] - at, run.spans["step.3"][0] - at} and steps in {3, 4}
 
 
@@ -209,7 +209,6 @@ def test_the_figure_shows_every_curve(chain: Any, both: Any) -> None:
     assert [text.get_text() for text in ax.get_xticklabels()] == list(chain.places)
     assert any(text.get_text() == "written" for text in ax.texts)
     assert draw({"sft": chain, "both": both}, variable="v_3").get_ylabel() == "bits about v_3"
-    plt.close("all")
     with pytest.raises(InputError, match="expected a Beyond or a dict of name to Beyond, got an empty dict"):
         draw({})
 

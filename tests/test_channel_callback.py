@@ -4,7 +4,7 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,12 +29,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*:Futur
 
 FEW: dict[str, Any] = {"pairs": 8, "problems": 16, "budget": None}
 KINDS = ("transformers", "sft", "grpo")
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def fresh(name: str) -> Any:
@@ -403,7 +397,7 @@ def test_the_room_loads_no_trainer_until_it_is_asked_for() -> None:
         "room.ChannelCallback; assert 'transformers' in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    with pytest.raises(AttributeError, match="has no attribute 'ChanelCallback'; it has ORGANISMS, ChannelCallback"):
+    with pytest.raises(AttributeError, match="has no attribute 'ChanelCallback'; it has CONNECTIVES, ORGANISMS, Chan"):
         _ = lb.organisms.ChanelCallback
 
 

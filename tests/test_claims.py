@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 import loadbearing as lb
-from loadbearing.analyses.cells import shares
 from loadbearing.analyses.claims import Claim, Condition, Term, combined, interval, judge, load_claims, verdicts
 from loadbearing.analyses.interval import rate_interval
-from loadbearing.analyses.reading import MEASURES, Reading, _share_of
+from loadbearing.analyses.reading import MEASURES, Product, Reading, share
 from loadbearing.core import InputError, UnknownNameError
 
 ACCURACY = "CoT accuracy"
@@ -33,7 +32,7 @@ def test_the_claims_of_the_debate_name_organisms_that_exist() -> None:
     assert len({one.id for one in claims}) == len(claims) == 13
     named = {term.organism for one in claims for term in one.terms}
     assert named <= set(lb.organisms.ORGANISMS)
-    assert {term.measure for one in claims for term in one.terms} <= set(MEASURES)
+    assert {term.measure for one in claims for term in one.terms} == set(MEASURES)
 
 
 def test_an_interval_beyond_the_threshold_decides_and_one_across_it_does_not() -> None:
@@ -111,13 +110,21 @@ def test_differences_and_seeds_widen_an_interval_as_they_should() -> None:
     assert above > estimate
 
 
-def test_a_share_is_the_ratio_that_channels_reports(organism: Any) -> None:
-    found = lb.analyses.channels(organism("copy-sum"), organism("copy-sum").task.pairs(16, vary="all"), cot="task")
-    log_odds = (found.log_p[..., 0] - found.log_p[..., 1]).mean(axis=1)
-    reading = _share_of(log_odds, "direct")
-    assert reading.estimate == pytest.approx(float(shares(log_odds.mean(axis=0))[0]))
-    estimate, low, high = reading.interval(0.05)
-    assert low <= estimate <= high
+def test_a_share_is_the_one_that_channels_reports(organism: Any) -> None:
+    model = organism("sft")
+    found = lb.analyses.channels(model, model.task.pairs(16))
+    for i, wire in enumerate(("direct", "relay", "tokens")):
+        reading = share(found, "mean", wire)
+        assert reading.estimate == pytest.approx(found.shares()[i])
+        estimate, low, high = reading.interval(0.05)
+        assert low <= estimate <= high
+
+
+def test_a_product_holds_where_both_of_its_rates_do() -> None:
+    score = Product(hits(0.9), hits(0.5))
+    assert score.estimate == pytest.approx(0.45)
+    bounds = [rate_interval(rate, 200, 1 - 0.025) for rate in (0.9, 0.5)]
+    assert score.interval(0.05)[1:] == pytest.approx([bounds[0][i] * bounds[1][i] for i in (0, 1)])
 
 
 def test_bad_claims_are_refused(tmp_path: Any) -> None:

@@ -1,7 +1,7 @@
 """Commitment: a chain is settled where it is written, a chain that carries nothing has the curve of its length."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,6 @@ from loadbearing.hooks.decoding import continue_each
 
 N = 100
 NAN = math.nan
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import matplotlib
@@ -21,12 +21,6 @@ from loadbearing.figures.canvas import named
 
 WIRES = ("direct", "relay", "tokens")
 DIRECT, TOKENS, MIXTURE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.7, -0.05, 0.35)
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def make_channels(

@@ -36,12 +36,6 @@ every_way = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
-
-
 @pytest.fixture(scope="module")
 def runs_of(random_module: Callable[..., Any], word_tokenizer: Any, ragged: Any) -> Callable[..., Any]:
     """Six runs of unequal length of a random model, the last steps of each its own span."""

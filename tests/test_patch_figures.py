@@ -1,9 +1,8 @@
 """Figures of patching: what is drawn is what was measured."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -11,12 +10,6 @@ import loadbearing as lb
 from loadbearing.analyses.across_table import OWN
 from loadbearing.analyses.subspace_table import SWAPPED, WHOLE
 from loadbearing.core import InputError
-
-
-@pytest.fixture(autouse=True)
-def close_figures() -> Iterator[None]:
-    yield
-    plt.close("all")
 
 
 def texts(ticks: Any) -> list[str]:

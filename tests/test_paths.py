@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -512,7 +511,6 @@ def test_the_figure_shows_the_effects(organism: Callable[[str], Any]) -> None:
     inputs = draw(paths(model, pairs, "embed", ["L0H1.q", "L0H1.v"]))
     assert [label.get_text() for label in inputs.get_xticklabels()] == ["L0H1.q", "L0H1.v"]
     assert inputs.get_xlabel() == "receiver"
-    plt.close("all")
 
 
 @pytest.fixture(autouse=True)
