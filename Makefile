@@ -26,12 +26,13 @@ probes:
 slow: $(VENV)/installed-dev
 	$(ENV) $(BIN)/python -m pytest -m slow
 
-# Time of the eight cells, of probe and patching sweeps, and recovered against built-in wires (trains the models with known wires: half an hour).
+# Time of the eight cells, of probe and patching sweeps, of watching a training, and recovered against built-in wires (trains the models with known wires: half an hour).
 benchmark: $(VENV)/installed-dev
 	$(ENV) $(BIN)/python benchmarks/channels_speed.py
 	$(ENV) $(BIN)/python benchmarks/probe_sweep.py
 	$(ENV) $(BIN)/python benchmarks/patch_sweep.py
 	$(ENV) $(BIN)/python benchmarks/patch_gradient.py
+	$(ENV) $(BIN)/python benchmarks/monitor_cost.py
 	$(ENV) $(BIN)/python benchmarks/truth_models.py --out $(OUT)-truth
 	$(ENV) $(BIN)/python benchmarks/truth.py --models $(OUT)-truth --out $(OUT)-truth/recovered.csv
 

@@ -13,10 +13,8 @@ from ..hooks.decoding import continue_each
 from ..hooks.format import decode
 from ..tasks import Problem
 from .behaviour_table import QUANTITIES, Behaviour
-from .tamper import Reword, Trial, content_free, names_of, step_ends, tampered, wrong_step
+from .tamper import Reword, Trial, names_of, tampered
 from .targets import cot_runs, count_reasons
-
-__all__ = ["Trial", "behaviour", "content_free", "forced_answers", "readable", "step_ends", "wrong_step"]
 
 ANSWER_TOKENS = 16
 

@@ -12,10 +12,11 @@ from ..hooks import Model, Run, Runs
 from ..probes import group_folds
 from ..probes.information import LN2
 from ..tasks import Problem
-from .behaviour import content_free, readable, step_ends
+from .behaviour import readable
 from .commitment_lines import SITE, Asked, forced_curve, kept_states, probe_curve, shuffled_probe, text_curve
 from .commitment_table import CONDITIONS, LINES, QUANTITIES, Commitment
 from .controls import random_twin
+from .tamper import content_free, step_ends
 from .targets import cot_runs
 
 

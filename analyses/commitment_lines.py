@@ -17,8 +17,9 @@ from ..hooks.decoding import pad
 from ..hooks.masks import takes_logits_to_keep
 from ..probes import null_log_p, sweep
 from ..probes.information import LN2
-from .behaviour import Trial, forced_answers
+from .behaviour import forced_answers
 from .commitment_table import QUANTITIES
+from .tamper import Trial
 from .text import text_log_p
 
 SITE = "resid_post"

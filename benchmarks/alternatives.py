@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loadbearing.analyses.behaviour import wrong_step
+from loadbearing.analyses.tamper import wrong_step
 from loadbearing.core import InputError, check_name
 from loadbearing.hooks import Model, Run, Runs
 from loadbearing.hooks.format import tokenize

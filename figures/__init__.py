@@ -1,8 +1,8 @@
 """Results to figures: results (and axes) in, axes out. Never runs a model.
 
-One function a question: `channels`, `cells`, `ledger`, `decodability`, `beyond`, `commitment`, `patch`. Each takes one
-result or a dict of name to result, draws into `ax` with the caller's own style, or makes a figure in the style of a
-paper's column, and returns the one `Axes` it drew in; `decodability_map` and `circularity` take one result. `save`
+One function a question, named like the analysis whose result it draws. Each takes one result or a dict of name to
+result, draws into `ax` with the caller's own style, or makes a figure in the style of a paper's column, and returns the
+one `Axes` it drew in; `decodability_map` and `circularity` take one result, `history` what a training wrote. `save`
 writes files; `style` is the style for further axes.
 """
 

@@ -11,10 +11,10 @@ import pytest
 import torch
 
 import loadbearing as lb
-from loadbearing.analyses.behaviour import content_free
 from loadbearing.analyses.commitment import commitment
 from loadbearing.analyses.commitment_lines import kept_states
 from loadbearing.analyses.commitment_table import CONDITIONS, LINES, QUANTITIES, Commitment
+from loadbearing.analyses.tamper import content_free
 from loadbearing.core import InputError, Manifest, UnknownNameError
 from loadbearing.figures import COLUMN
 from loadbearing.figures.commitment import commitment as draw

@@ -1,5 +1,6 @@
 """The organisms of the debate: what their examples write, what is paid, and that training goes on where it stopped."""
 
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -238,3 +239,15 @@ def test_training_many_goes_on_where_it_stopped(tiny: Any, tmp_path: Path, monke
     assert lb.organisms.train_all(["tiny-base"], seeds=[1], progress=False) == {("tiny-base", 1): kept}
     assert not any(kept.iterdir())  # what is there is kept as it is
     assert lb.organisms.organism_path("sft") == lb.hooks.organism_folder("sft")
+
+
+def test_training_many_side_by_side(tmp_path: Path) -> None:
+    names = ["copy-sum", "copy-direct"]
+    made = lb.organisms.train_all(names, seeds=[1], cache=tmp_path, workers=1, progress=False)
+    assert {name for name, _ in made} == set(names)
+    kept = {path: (path / "card.json").stat().st_mtime_ns for path in made.values()}
+    shutil.rmtree(made["copy-sum", 1])
+    assert lb.organisms.train_all(names, seeds=[1], cache=tmp_path, workers=1, progress=False) == made
+    again = {path: (path / "card.json").stat().st_mtime_ns for path in made.values()}
+    assert {path for path in kept if kept[path] != again[path]} == {made["copy-sum", 1]}
+    assert lb.hooks.load(made["copy-sum", 1]).task is not None
