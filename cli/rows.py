@@ -30,7 +30,6 @@ COT = {
     "channels",
     "copies",
     "ledger",
-    "ledger-sampled",
     "behaviour",
     "beyond",
     "commitment",

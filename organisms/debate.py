@@ -12,6 +12,7 @@ from ..hooks import Mode
 from .specs import Part, Reinforced, Stage, Supervised, Trained
 
 MODULUS, TERMS = 5, 5
+LONG = 7  # numbers of the longer programs, of which the small size learns less than half in one pass
 SIZES: dict[str, Any] = {"small": {"layers": 1, "width": 32}, "large": {"layers": 4, "width": 64}}
 RATES = {"small": 3e-3, "large": 1.5e-3}
 REWARD_RATES = {"small": 1e-3, "large": 3e-4}
@@ -125,9 +126,26 @@ _PRESSURES = {
 SPECIAL = (
     _from_base(
         "small-direct-long",
-        "As small-direct, five times as long.",
-        _supervised("small", lessons("program", "nothing"), 5 * UPDATES),
-        modes=("answer-only",),
+        "Supervised on answers only, of programs of up to seven numbers, five times as long as the large one.",
+        _supervised("small", lessons("program", "nothing", last=LONG), 5 * UPDATES),
+        task=_spec("program", LONG),
+        modes=DIRECT,
+    ),
+    _from_base(
+        "small-rl-long",
+        "small-rl, rewarded on with programs of seven numbers.",
+        Reinforced(),
+        task=_spec("program", LONG),
+        start="small-rl",
+    ),
+    _from_base(
+        "large-direct-long",
+        "large-direct, trained on with programs of up to seven numbers.",
+        _supervised("large", lessons("program", "nothing", last=LONG)),
+        task=_spec("program", LONG),
+        modes=DIRECT,
+        size="large",
+        start="large-direct",
     ),
     _from_base(
         "small-rl-random-reward",
