@@ -173,7 +173,7 @@ def _p(terms: Sequence[tuple[float, Sequence[Measurement]]], threshold: float) -
     if not settled(1 - 1e-6):
         return 1.0
     low, high = math.log(SMALLEST), 0.0
-    for _ in range(40):
+    for _ in range(25):
         middle = (low + high) / 2
         low, high = (low, middle) if settled(math.exp(middle)) else (middle, high)
     return math.exp(high)
@@ -251,7 +251,7 @@ def _judged(
 
 
 def verdicts(judged: Sequence[Judged]) -> pd.DataFrame:
-    """A row a claim: id, verdict, endpoint, estimate, low, high, threshold, p, level, reason, claim."""
+    """A row a claim: id, verdict, endpoint, estimate, low, high, side, threshold, p, level, reason, claim."""
     return pd.DataFrame(
         [
             {
@@ -261,7 +261,8 @@ def verdicts(judged: Sequence[Judged]) -> pd.DataFrame:
                 "estimate": one.estimate,
                 "low": one.low,
                 "high": one.high,
-                "claimed": f"{one.claim.side} {one.claim.threshold:g}",
+                "side": one.claim.side,
+                "threshold": one.claim.threshold,
                 "p": one.p,
                 "level": one.level,
                 "reason": one.reason,

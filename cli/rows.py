@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from math import isnan
+from math import isnan, nan
 from typing import Any
 
 from .. import analyses, hooks, organisms
@@ -236,7 +236,8 @@ def _wires(results: Mapping[str, Any]) -> dict[str, str]:
     if status == "not available to tokens":
         values["tokens"] = "not available"  # no pair's CoTs differ: no evidence that the text is ignored
     copies = results.get("copies")
-    return {**values, "copy share": f"{copies.shares()[2]:.2f}" if copies else "-"}
+    copied = copies.shares()[2] if copies else nan
+    return {**values, "copy share": "-" if isnan(copied) else f"{copied:.2f}"}
 
 
 def _steps(results: Mapping[str, Any]) -> dict[str, str]:

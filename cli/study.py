@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import figures, organisms
-from ..analyses.claims import judge, load_claims, verdicts
+from ..analyses.claims import Judged, judge, load_claims, verdicts
 from ..analyses.reading import MEASURES, Measurement
 from ..core import InputError, Result, atomic_write, check_name, new_folder
 from .rows import ROW, Asked, Measured, measure, row
@@ -25,11 +25,7 @@ from .told import told
 
 # The rows of the default table; claims that need others measure only what they need of them.
 DEFAULT = (
-    "direct",
-    "sft",
-    "both",
     "post-hoc",
-    "filler",
     "small-base",
     "small-direct",
     "small-sft",
@@ -43,6 +39,7 @@ DEFAULT = (
     "emergent-code",
 )
 Key = tuple[str, int]
+TOGETHER = 5  # models that a figure can show
 
 
 def run_study(
@@ -76,14 +73,12 @@ def run_study(
         rows = {key: measured[key] for key, one in asked.items() if set(ROW) <= set(one.steps)}
         labels = {asked[key].label: found for key, found in rows.items()}
         options = {"pairs": pairs, "seed": seed, "organisms": [asked[key].label for key in asked], "full": full}
-        _write(pool, folder, {asked[key].label: found for key, found in measured.items()}, labels, options)
-        table = pd.DataFrame([row(label, found) for label, found in labels.items()])
         judged = judge(_finder(measured)) if names is None else []
+        _write(pool, folder, {asked[key].label: found for key, found in measured.items()}, labels, judged, options)
+        table = pd.DataFrame([row(label, found) for label, found in labels.items()])
         text = told(table, labels, judged)
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
-        if judged:
-            atomic_write(folder / "claims.csv", lambda path: verdicts(judged).to_csv(path, index=False))
     print(text)
     print(f"Tables, results and figures: {out}")
     return table
@@ -153,10 +148,14 @@ def _end_with_parent() -> None:
 
 
 def _finder(measured: Mapping[Key, Measured]) -> Any:
-    """Readings of an organism's measure, one a seed, or the reason why there are none."""
+    """Readings of an organism's measure, one a seed, or the reason why there are none.
+
+    Endpoints were revised with seed 0 at hand: it is left out wherever there are others.
+    """
 
     def find(organism: str, name: str) -> list[Measurement] | str:
-        found = [one for (other, _), one in measured.items() if other == organism]
+        seeds = {seed: one for (other, seed), one in measured.items() if other == organism}
+        found = [one for seed, one in seeds.items() if seed or len(seeds) == 1]
         if not found:
             return f"{organism} is not here: train it (loadbearing organisms train {organism})"
         needs, read = MEASURES[name]
@@ -187,11 +186,29 @@ FIGURES = {
 }
 
 
-def _draw(function: str, results: dict[str, Result], path: Path) -> None:
+def _draw(function: str, results: Any, path: Path) -> None:
     """Draw and save one figure."""
     ax = getattr(figures, function)(results)
     figures.save(ax, path)
     plt.close(ax.figure)
+
+
+def _families(results: Mapping[str, Result]) -> dict[str, dict[str, Result]]:
+    """The models of one figure, by the end of its name: all, or, where they are many, those of a size."""
+    if len(results) <= TOGETHER:
+        return {"": dict(results)} if results else {}
+    names: dict[str, list[str]] = {}
+    for name in results:
+        names.setdefault(next((size for size in ("small", "large") if name.startswith(size)), "others"), []).append(
+            name
+        )
+    return {
+        f"-{size}{f'-{first // TOGETHER + 1}' if len(found) > TOGETHER else ''}": {
+            name: results[name] for name in found[first : first + TOGETHER]
+        }
+        for size, found in names.items()
+        for first in range(0, len(found), TOGETHER)
+    }
 
 
 def _write(
@@ -199,17 +216,22 @@ def _write(
     folder: Path,
     measured: Mapping[str, Measured],
     rows: Mapping[str, Measured],
+    judged: Sequence[Judged],
     options: Mapping[str, Any],
 ) -> None:
-    """Results, figures and the manifest."""
+    """Results, figures, verdicts and the manifest."""
     for name, found in measured.items():
         for kind, result in found.results.items():
             result.save(folder / "results" / name / f"{kind}.safetensors")
     jobs = []
     for name, (function, kind) in FIGURES.items():
         have = {m: found.results[kind] for m, found in rows.items() if kind in found.results}
-        if have:
-            jobs.append(pool.submit(_draw, function, have, folder / "figures" / name))
+        for family, few in _families(have).items():
+            jobs.append(pool.submit(_draw, function, few, folder / "figures" / f"{name}{family}"))
+    if judged:
+        shown = verdicts(judged)
+        atomic_write(folder / "claims.csv", lambda path: shown.to_csv(path, index=False))
+        jobs.append(pool.submit(_draw, "claims", shown, folder / "figures" / "claims"))
     for job in jobs:
         job.result()
     manifest = {

@@ -89,7 +89,8 @@ def _verdict(one: Judged) -> list[str]:
     ends = " ".join(map(str, claim.endpoint))
     measured = f"{ends} = {interval_text(one.estimate, one.low, one.high)}, claimed {claim.side} {claim.threshold:g}"
     trainings = min((len(seeds) for seeds in one.seeds.values()), default=0)
-    said = one.verdict.upper() + (" for these trainings, one seed each" if trainings == 1 and not one.reason else "")
+    of = "one training each" if trainings == 1 else f"at least {trainings} trainings each"
+    said = one.verdict.upper() + (f" ({of})" if trainings and not one.reason else "")
     lines = [f"({claim.id}) {said}: {claim.claim}", f"    {measured}"]
     if claim.revised:
         lines.append(f"    endpoint revised: {claim.revised}")

@@ -13,6 +13,7 @@ from .beyond import beyond
 from .cells import cells
 from .channels import channels
 from .circularity import circularity
+from .claims import claims
 from .commitment import commitment
 from .decodability import decodability, decodability_map
 from .history import history
@@ -36,6 +37,7 @@ __all__ = [
     "cells",
     "channels",
     "circularity",
+    "claims",
     "commitment",
     "decodability",
     "decodability_map",

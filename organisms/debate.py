@@ -131,12 +131,14 @@ SPECIAL = (
         task=_spec("program", LONG),
         modes=DIRECT,
     ),
-    _from_base(
-        "small-rl-long",
-        "small-rl, rewarded on with programs of seven numbers.",
-        Reinforced(),
-        task=_spec("program", LONG),
-        start="small-rl",
+    replace(
+        _from_base(
+            "small-rl-long",
+            "As small-rl, with programs of seven numbers.",
+            Reinforced(),
+            task=_spec("program", LONG),
+        ),
+        tried=("From small-rl, which stops after four steps: rewards stayed at chance.",),
     ),
     _from_base(
         "large-direct-long",

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 
 import loadbearing as lb
 from loadbearing.cli import main
-from loadbearing.cli.study import run_study
+from loadbearing.cli.rows import Measured
+from loadbearing.cli.study import _families, _finder, run_study
 
 FEW = ["--quiet", "--pairs", "8"]
 
@@ -84,6 +85,34 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
     pd.testing.assert_frame_equal(first, second)
     for name in ("table.txt", "table.csv", "manifest.json", "figures/channels.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_the_training_with_which_endpoints_were_revised_judges_nothing_where_there_are_others() -> None:
+    card = lb.hooks.Card.load(lb.hooks.organism_folder("sft"))
+    assert card is not None
+    measured = {
+        ("small-rl", seed): Measured(replace(card, elicited={"accuracy": 0.2 + seed / 10, "problems": 100.0}), "")
+        for seed in range(3)
+    }
+    found = _finder(measured)("small-rl", "elicited accuracy")
+    assert [reading.estimate for reading in found] == pytest.approx([0.3, 0.4])
+    alone = _finder({("small-rl", 0): measured["small-rl", 0]})("small-rl", "elicited accuracy")
+    assert [reading.estimate for reading in alone] == pytest.approx([0.2])
+    assert "small-sft is not here: train it" in _finder(measured)("small-sft", "elicited accuracy")
+
+
+def test_a_figure_of_a_study_shows_few_models() -> None:
+    few: dict[str, Any] = {name: None for name in ("direct", "small-rl", "large-rl")}
+    assert _families(few) == {"": few}
+    assert _families({}) == {}
+    many: dict[str, Any] = {name: None for name in (*few, *(f"small-{number}" for number in range(5)), "hinted")}
+    found = _families(many)
+    assert {end: list(shown) for end, shown in found.items()} == {
+        "-others": ["direct", "hinted"],
+        "-small-1": ["small-rl", "small-0", "small-1", "small-2", "small-3"],
+        "-small-2": ["small-4"],
+        "-large": ["large-rl"],
+    }
 
 
 @pytest.mark.parametrize(
