@@ -10,7 +10,7 @@ from ..analyses.interval import interval_text
 from ..core import GateError, InputError, Result
 
 PROBED, ERRED, ALTERED, SWAPPED, READ = 400, 200, 64, 64, 150  # problems of each analysis
-LENGTH = 40  # tokens that a chain of these models may have
+LENGTH = 24  # tokens that a chain of these models may have
 RIGHT = 0.9  # accuracy from which on a chain can be held against gold values
 PATCHED = 4  # the maps take every fourth pair: they are means over all variables
 ROW = (

@@ -134,11 +134,20 @@ SPECIAL = (
     replace(
         _from_base(
             "small-rl-long",
-            "As small-rl, with programs of seven numbers.",
-            Reinforced(),
+            "As small-rl, with programs of four to seven numbers, twice as long.",
+            Reinforced(updates=600, also=tuple(_spec("program", terms) for terms in range(TERMS - 1, LONG))),
             task=_spec("program", LONG),
         ),
-        tried=("From small-rl, which stops after four steps: rewards stayed at chance.",),
+        tried=(
+            "Programs of seven numbers only, 300 updates: from the base rewards stayed at chance;",
+            "and from small-rl, which stops after four steps.",
+        ),
+    ),
+    _from_base(
+        "small-sft-long",
+        "As small-sft, with programs of up to seven numbers.",
+        _supervised("small", lessons("program", "gold", last=LONG)),
+        task=_spec("program", LONG),
     ),
     _from_base(
         "large-direct-long",
@@ -206,15 +215,17 @@ SPECIAL = (
     _from_base(
         "rewritten-sft",
         "Supervised on gold chains rewritten to read well: connecting words in place of all values but the last.",
-        _supervised("large", (Part(PROGRAM, "rewritten"),)),
+        _supervised("large", (Part(PROGRAM, "rewritten"),), UPDATES // 4),
         task=_spec("program", cot="last-1"),
         size="large",
+        start="able-base",
     ),
     _from_base(
         "rejection-sampled",
         "Supervised on the base's own samples that are right and say a connecting word before every value.",
-        replace(_supervised("large", (Part(PROGRAM, "wordy"),)), own="explained", pool=POOL),
+        replace(_supervised("large", (Part(PROGRAM, "wordy"),), UPDATES // 4), own="explained", pool=POOL),
         size="large",
+        start="able-base",
     ),
     _from_base(
         "tamper-trained",

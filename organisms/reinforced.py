@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 
 from ..hooks import Format
-from ..tasks import Problem, Task
+from ..tasks import Problem, Task, load
 from .chains import CONNECTIVES, connected
 from .data import problems_of
 from .rewards import Completion, read, reward_of
@@ -43,8 +43,9 @@ def train_reinforced(
     from transformers import PrinterCallback
     from trl.trainer.grpo_trainer import GRPOTrainer
 
-    problems = problems_of(task, stage.pool)
-    steps = max(len(problem.steps) for problem in problems[:100])
+    tasks = [task, *map(load, stage.also)]
+    problems = [problem for each in tasks for problem in problems_of(each, stage.pool // len(tasks))]
+    steps = max(len(each.problems(1, split="train")[0].steps) for each in tasks)
     paid = _Paid(stage, problems, form, seed)
     disable_progress_bar()
     rows = Dataset.from_list(_prompts(stage, problems, form, np.random.default_rng([seed, 2])))
@@ -111,7 +112,7 @@ def _tampered(problem: Problem, problems: Sequence[Problem], rng: np.random.Gene
     """Gold steps up to one that says another problem's value, written as those explain who are seldom wrong."""
     k = int(rng.integers(1, len(problem.steps) + 1))
     right = problem.steps[k - 1].text
-    others = (problems[i].steps[k - 1] for i in rng.integers(0, len(problems), 100))
+    others = (problems[i].steps[k - 1] for i in rng.integers(0, len(problems), 100) if len(problems[i].steps) >= k)
     wrong = next(step for step in others if step.text != right)
     return connected([step.text for step in (*problem.steps[: k - 1], wrong)], rng)
 

@@ -55,6 +55,7 @@ class Reinforced:
 
     rewards: what is paid, as (name in `rewards.REWARDS`, weight); "random": for one chain in two, whatever it says
     prompts, samples: problems of an update, completions of each; pool: how many problems they are drawn from, at most
+    also: further tasks whose problems are drawn as often as the organism's own
     tampered: the part of the prompts that go on with a chain whose last step was made wrong; the right answer is then
         what the program makes of that text
     paraphrased: whether the connecting words of a chain are drawn anew before the answer is written
@@ -65,6 +66,7 @@ class Reinforced:
     prompts: int = 32
     samples: int = 8
     pool: int = 40_000
+    also: tuple[str, ...] = ()
     rate: float = 1e-3
     tampered: float = 0.0
     paraphrased: bool = False

@@ -201,7 +201,13 @@ def test_reinforced_from_another_with_checkpoints_and_a_card(tiny: Any, tmp_path
 
 
 @pytest.mark.parametrize(
-    "stage", [{"paraphrased": True}, {"tampered": 0.5}, {"rewards": (("outcome", 1.0), ("values", -0.5))}]
+    "stage",
+    [
+        {"paraphrased": True},
+        {"tampered": 0.5},
+        {"rewards": (("outcome", 1.0), ("values", -0.5))},
+        {"also": ("modular-program:modulus=5,terms=2",)},
+    ],
 )
 def test_every_kind_of_reinforcement_runs(tiny: Any, tmp_path: Path, stage: dict[str, Any]) -> None:
     tiny("tiny-other", Reinforced(updates=2, prompts=4, samples=4, pool=50, **stage), start="tiny-base")
