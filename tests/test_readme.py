@@ -15,7 +15,7 @@ PAGES = (
     "docs/reading.md",
     "docs/training.md",
 )
-COMMANDS_ONLY = ("docs/grokking.md",)  # its scripts are tested in test_grokking.py
+COMMANDS_ONLY = ("docs/grokking.md", "docs/laws.md")  # their scripts are tested in test_grokking.py and test_laws.py
 
 
 # TRL calls transformers' old names for activation checkpointing.
