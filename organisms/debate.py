@@ -198,6 +198,13 @@ SPECIAL = (
         size="large",
         start="able-base",
     ),
+    _from_base(
+        "emergent-code-able",
+        "As emergent-code, from the base that can solve it in one pass: will the load leave the tokens?",
+        _rewarded(("values", -0.5)),
+        size="large",
+        start="able-base",
+    ),
     *(
         _from_base(f"polished-{name}", f"Rewarded for right answers and for {what}.", _rewarded(reward))
         for name, (what, reward) in _PRESSURES.items()
