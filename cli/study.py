@@ -31,10 +31,10 @@ DEFAULT = (
     "small-sft",
     "small-both",
     "small-rl",
-    "large-base",
     "large-direct",
     "large-both",
     "large-rl",
+    "rl-able",
     "hinted",
     "emergent-code",
 )

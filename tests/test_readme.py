@@ -15,7 +15,8 @@ PAGES = (
     "docs/reading.md",
     "docs/training.md",
 )
-COMMANDS_ONLY = ("docs/grokking.md", "docs/laws.md")  # their scripts are tested in test_grokking.py and test_laws.py
+# What they run is tested in test_cli.py, test_grokking.py and test_laws.py.
+COMMANDS_ONLY = ("docs/debate.md", "docs/grokking.md", "docs/laws.md")
 
 
 # TRL calls transformers' old names for activation checkpointing.
