@@ -114,7 +114,7 @@ class Behaviour(Result):
         return mean_estimate(self.own)
 
     def one_pass_accuracy(self) -> Estimate:
-        """How often the model is right without a chain of thought; NaN where it was not made for that."""
+        """How often the model is right without a chain of thought, whether it was made for that or not."""
         return mean_estimate(self.one_pass)
 
     def frame(self) -> pd.DataFrame:

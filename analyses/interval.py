@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 from warnings import catch_warnings, simplefilter
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from scipy.stats import DegenerateDataWarning, bootstrap, norm
+from scipy.stats import DegenerateDataWarning, bootstrap
 
 RESAMPLES = 999
 Estimate = tuple[float, float, float, int]
@@ -76,7 +77,7 @@ def rate_interval(rate: float, n: int, confidence: float = CONFIDENCE) -> tuple[
     >>> round(low, 2), high
     (0.89, 1.0)
     """
-    z = float(norm.ppf((1 + confidence) / 2))
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(rate * (1 - rate) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
     return max(0.0, centre - half), min(1.0, centre + half)
@@ -106,5 +107,6 @@ def detectable(width: Any, n: int) -> Any:
     >>> round(float(detectable(0.0, 64)), 3), round(float(detectable(0.14, 64)), 3)
     (0.046, 0.1)
     """
-    errors = float(norm.ppf((1 + CONFIDENCE) / 2) + norm.ppf(0.8)) / float(2 * norm.ppf((1 + CONFIDENCE) / 2))
+    z, power = NormalDist().inv_cdf((1 + CONFIDENCE) / 2), NormalDist().inv_cdf(0.8)
+    errors = (z + power) / (2 * z)
     return np.fmax(width * errors, 1 - (1 - CONFIDENCE) ** (1 / n) if n else np.nan)

@@ -1,9 +1,9 @@
 """What one pass can learn: size x length x updates, on answers alone: `python benchmarks/frontier.py --out FOLDER`.
 
 Every model is trained from random weights on the answers of problems of growing length, as the debate's organisms are,
-and asked for held-out problems of the last length every tenth of the training. Writes `frontier.csv` (a row a model and
-tenth) and `frontier.pdf`; a model that is in the table is not trained again. The debate's small size is also trained
-five times as long. Takes hours.
+and asked for held-out problems of every length at every tenth of its training. Writes `frontier.csv` (a row a model,
+tenth and length) and `frontier.pdf`; a model that is in the table is not trained again. The debate's small size is also
+trained five times as long. Takes an hour on two cores.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -22,68 +23,98 @@ from matplotlib import pyplot as plt
 
 from loadbearing import figures
 from loadbearing.core import atomic_write
-from loadbearing.organisms.debate import BATCH, MODULUS, RATES, UPDATES, lessons
-from loadbearing.organisms.debate import SIZES as SIZES_OF_DEBATE
+from loadbearing.organisms.data import examples_of
+from loadbearing.organisms.debate import BATCH, LONG, MODULUS, RATES, SIZES, UPDATES, lessons
 from loadbearing.organisms.specs import FORMAT, Supervised, Trained
-from loadbearing.organisms.supervised import new_model, train_supervised
+from loadbearing.organisms.supervised import answer_accuracy, held_out_problems, new_model, train_supervised
 from loadbearing.organisms.tokenizer import build_tokenizer
 from loadbearing.tasks import load
 
-KINDS, TERMS = ("program", "sum"), (3, 4, 5, 6)
-SIZES = ((1, 16), (1, 32), (2, 32), (2, 64), (4, 64))
-COLUMNS = ["kind", "terms", "layers", "width", "parameters", "updates", "update", "loss", "accuracy", "seconds"]
+KINDS, TERMS = ("program", "sum"), range(2, LONG + 1)
+GRID = ((1, 16), (1, 32), (2, 32), (2, 64), (4, 64))
+LONGER = 5
+COLUMNS = ["kind", "layers", "width", "parameters", "updates", "update", "terms", "n", "accuracy", "seconds"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A model to train: the kind and length of its problems, its size, its number of updates."""
+    """A model to train: the kind of its problems, its size, its number of updates."""
 
     kind: str
-    terms: int
     layers: int
     width: int
     updates: int = UPDATES
 
-    def row(self) -> tuple[str, int, int, int, int]:
+    def row(self) -> tuple[str, int, int, int]:
         """What names the cell in the table."""
-        return self.kind, self.terms, self.layers, self.width, self.updates
+        return self.kind, self.layers, self.width, self.updates
 
 
 def train(cell: Cell) -> pd.DataFrame:
-    """Train one model; its held-out accuracy along the way."""
+    """Train one model; its held-out accuracy at every length along the way."""
+    from transformers import TrainerCallback
+
     torch.set_num_threads(1)
     began = time.perf_counter()
-    task = f"modular-{cell.kind}:modulus={MODULUS},terms={cell.terms}"
-    tokenizer = build_tokenizer(load(task), FORMAT)
-    model = new_model(Trained("cell", "", (), task, layers=cell.layers, width=cell.width), tokenizer)
-    rate = RATES["small" if cell.width <= SIZES_OF_DEBATE["small"]["width"] else "large"]
-    stage = Supervised(lessons(cell.kind, "nothing", last=cell.terms), updates=cell.updates, batch=BATCH, rate=rate)
+    parts = lessons(cell.kind, "nothing", last=LONG)
+    tasks = [load(part.task) for part in parts]
+    tokenizer = build_tokenizer(tasks[-1], FORMAT)
+    model = new_model(Trained("cell", "", (), parts[-1].task, layers=cell.layers, width=cell.width), tokenizer)
+    held_out = [
+        examples_of(part, task, held_out_problems(task, 1000, seed=1), tokenizer, FORMAT, seed=0)
+        for part, task in zip(parts, tasks, strict=True)
+    ]
+    found: list[tuple[int, int, int, float]] = []
+
+    class Lengths(TrainerCallback):
+        """Asks for every length whenever the trainer logs."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
+            if logs is not None and "loss" in logs:
+                asked = zip(TERMS, held_out, strict=True)
+                found.extend((state.global_step, n, len(ex.ids), answer_accuracy(model, ex)) for n, ex in asked)
+
+    rate = RATES["small" if cell.width <= SIZES["small"]["width"] else "large"]
+    stage = Supervised(parts, updates=cell.updates, batch=BATCH, rate=rate)
     with tempfile.TemporaryDirectory() as scratch:
-        curve = train_supervised(model, stage, tokenizer, FORMAT, Path(scratch), progress=False)
+        train_supervised(model, stage, tokenizer, FORMAT, Path(scratch), callbacks=[Lengths()], progress=False)
     parameters = sum(weight.numel() for weight in model.parameters())
     seconds = round(time.perf_counter() - began)
-    rows = [
-        (*cell.row()[:4], parameters, cell.updates, row["update"], row["loss"], row["accuracy"], seconds)
-        for row in curve
-    ]
+    rows = [(*cell.row()[:3], parameters, cell.updates, *row, seconds) for row in found]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Held-out accuracy at the end against the number of operations, a line a size, a panel a kind."""
+    """Held-out accuracy at the end against the number of operations, a line a model, a panel a kind."""
+    last = table[table["update"] == table["updates"]]
     with figures.style():
-        _, axes = plt.subplots(1, len(KINDS), figsize=(figures.DOUBLE_COLUMN, 2.2), sharey=True)
-        last = table[(table["update"] == table["updates"]) & (table["updates"] == UPDATES)]
+        _, axes = plt.subplots(1, len(KINDS), figsize=(figures.DOUBLE_COLUMN, 2.4), sharey=True)
         for ax, kind in zip(axes, KINDS, strict=True):
-            for number, ((layers, width), rows) in enumerate(last[last["kind"] == kind].groupby(["layers", "width"])):
-                line = rows.sort_values("terms")
-                label = f"{layers} x {width} ({line['parameters'].iloc[0] / 1000:.0f}k)"
-                marker = "osD^v"[number % 5]
-                ax.plot(line["terms"] - 1, line["accuracy"], marker=marker, markersize=4, label=label)
+            for size, marker, colour in zip(GRID, "osD^v", figures.MODEL_COLOURS, strict=False):
+                for updates, line in ((UPDATES, "-"), (LONGER * UPDATES, "--")):
+                    rows = last[
+                        (last["kind"] == kind)
+                        & (last["layers"] == size[0])
+                        & (last["width"] == size[1])
+                        & (last["updates"] == updates)
+                    ].sort_values("terms")
+                    if rows.empty:
+                        continue
+                    label = f"{size[0]} x {size[1]} ({rows['parameters'].iloc[0] / 1000:.0f}k)"
+                    label += f", {updates:,} updates" if updates > UPDATES else ""
+                    ax.plot(
+                        rows["terms"] - 1,
+                        rows["accuracy"],
+                        line,
+                        marker=marker,
+                        markersize=4,
+                        color=colour,
+                        label=label,
+                    )
             ax.axhline(1 / MODULUS, color="0.6", linewidth=0.8, linestyle=":")
-            ax.set(xlabel="operations", title=f"modular-{kind}", xticks=[terms - 1 for terms in TERMS], ylim=(0, 1.03))
+            ax.set(xlabel="operations", title=f"modular-{kind}", xticks=[n - 1 for n in TERMS], ylim=(0, 1.03))
         axes[0].set_ylabel("one-pass accuracy")
-        axes[1].legend(title="layers x width", fontsize="small")
+        axes[0].legend(title="layers x width (weights)", fontsize="x-small", loc="lower left")
         figures.save(axes[0], path, formats=("pdf", "png"))
 
 
@@ -95,15 +126,16 @@ def main() -> None:
     given = parser.parse_args()
     path = given.out / "frontier.csv"
     table = pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
-    there = set(table[["kind", "terms", "layers", "width", "updates"]].itertuples(index=False, name=None))
-    cells = [Cell(kind, terms, *size) for kind, terms, size in product(KINDS, TERMS, SIZES)]
-    cells += [Cell("program", terms, 1, 32, 5 * UPDATES) for terms in TERMS]
+    there = set(table[["kind", "layers", "width", "updates"]].itertuples(index=False, name=None))
+    small = SIZES["small"]
+    cells = [Cell(kind, *size) for kind, size in product(KINDS, GRID)]
+    cells += [Cell("program", small["layers"], small["width"], LONGER * UPDATES)]
     with ProcessPoolExecutor(given.workers, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(train, cell) for cell in cells if cell.row() not in there]
         for job in as_completed(jobs):
             table = pd.concat([table, job.result()], ignore_index=True)
             atomic_write(path, partial(table.to_csv, index=False))
-            print(job.result().tail(1).to_string(index=False, header=False), flush=True)
+            print(job.result().tail(len(TERMS)).to_string(index=False, header=False), flush=True)
     draw(table, given.out / "frontier")
     print(table[table["update"] == table["updates"]].to_string(index=False))
 

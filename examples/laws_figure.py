@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 
 import loadbearing as lb
 from loadbearing.analyses.interval import rate_interval
-from loadbearing.figures.style import COLUMN, GREY, MODEL_MARKERS
+from loadbearing.figures.style import COLUMN, GREY, MODEL_COLOURS, MODEL_MARKERS
 
-# Okabe and Ito's colours; every way of answering keeps its own, and its marker.
-WAYS = {"CoT": ("#D55E00", "s"), "answer": ("#0072B2", "o"), "dots": ("#009E73", "^"), "same": ("#000000", "D")}
-SIZES = ("#56B4E9", "#0072B2", "#000000")
+# Every way of answering keeps its own colour and marker.
+BLACK, VERMILION, GREEN, SKY, BLUE = (MODEL_COLOURS[at] for at in (0, 1, 2, 3, 5))
+WAYS = {"CoT": (VERMILION, "s"), "answer": (BLUE, "o"), "dots": (GREEN, "^"), "same": (BLACK, "D")}
+SIZES = (SKY, BLUE, BLACK)
 CHANCE = {"modular-sum:modulus=5": 1 / 5, "modular-program:modulus=5": 1 / 5, "match3:modulus=10": 1 / 2}
 
 
@@ -30,9 +31,8 @@ def _line(ax: Axes, rows: pd.DataFrame, x: str, label: str, colour: str, marker:
 
 def _panels(n: int, height: float = 1.9) -> list[Axes]:
     """Panels side by side in a column, with one axis of rates."""
-    figure, axes = plt.subplots(1, n, figsize=(COLUMN, height), sharey=True, layout="constrained", squeeze=False)
+    _, axes = plt.subplots(1, n, figsize=(COLUMN, height), sharey=True, layout="constrained", squeeze=False)
     axes[0, 0].set(ylim=(-0.03, 1.05), ylabel="right answers")
-    del figure
     return list(axes[0])
 
 

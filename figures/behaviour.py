@@ -1,6 +1,5 @@
 """What becomes of the answer when the text is altered, and where errors show."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ def behaviour(
     """Draw how often the answer is right after each kind of tampering, with 95 % intervals, a colour a model.
 
     "Cut short" and "a mistake" are means over the steps; the others alter the whole chain of thought. For
-    quantity="correct" the lines are the one-pass accuracy, where the model has it: solid raw, dashed after the fixed
+    quantity="correct" the lines are the one-pass accuracy: solid raw, dashed after the fixed
     answer-only fine-tune. quantity: "correct", "same", "follow" or "broken".
 
     >>> from loadbearing.analyses import behaviour as measure
@@ -86,19 +85,16 @@ def _rates(
 
 
 def _one_pass(axes: Axes, result: Behaviour, colour: str) -> None:
-    raw, elicited = result.one_pass_accuracy()[0], result.elicited.get("accuracy", math.nan)
-    if not math.isnan(raw):
-        axes.axhline(raw, color=colour, linewidth=0.6, zorder=0)
-    if not math.isnan(elicited):
-        axes.axhline(elicited, color=colour, linewidth=0.6, linestyle=DASHED, zorder=0)
+    axes.axhline(result.one_pass_accuracy()[0], color=colour, linewidth=0.6, zorder=0)
+    if "accuracy" in result.elicited:
+        axes.axhline(result.elicited["accuracy"], color=colour, linewidth=0.6, linestyle=DASHED, zorder=0)
 
 
 def _models(axes: Axes, shown: Mapping[str, Behaviour], lines: bool, columns: int) -> None:
     for name, (colour, marker) in zip(shown, looks(len(shown)), strict=True):
         if name:
             axes.plot([], [], color=colour, marker=marker, linestyle="none", label=name)
-    known = [~np.isnan(result.one_pass).all() for result in shown.values()]
-    if lines and any(known):
+    if lines:
         axes.plot([], [], color=GREY, linewidth=0.6, label="one pass")
     if lines and any("accuracy" in result.elicited for result in shown.values()):
         axes.plot([], [], color=GREY, linewidth=0.6, linestyle=DASHED, label="one pass, elicited")

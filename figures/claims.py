@@ -9,12 +9,12 @@ from matplotlib.axes import Axes
 
 from ..core import InputError
 from .canvas import canvas
-from .style import DOUBLE_COLUMN, GREY
+from .style import DOUBLE_COLUMN, GREY, MODEL_COLOURS
 
 COLUMNS = ("id", "verdict", "endpoint", "estimate", "low", "high", "side", "threshold")
 LOOKS: Mapping[str, dict[str, Any]] = {
-    "supported": {"color": "#0072B2", "marker": "o"},
-    "contradicted": {"color": "#D55E00", "marker": "s"},
+    "supported": {"color": MODEL_COLOURS[5], "marker": "o"},
+    "contradicted": {"color": MODEL_COLOURS[1], "marker": "s"},
     "not settled": {"color": GREY, "marker": "D", "markerfacecolor": "white"},
 }
 ROW, ARROW = 0.3, 0.12  # height of a row in inches, length of the arrow in units of the endpoint

@@ -1,8 +1,8 @@
 """The systems of the debate: two sizes, one base for each, and what different kinds of training make of it.
 
 Five numbers are added and multiplied modulo 5, from left to right (`modular-program`), or only added (names that end in
-`-sum`). The sizes were chosen by `benchmarks/frontier.py`: trained on answers alone, the large one learns the program
-and the small one does not. What is claimed of each row stands in `analyses/claims.toml`.
+`-sum`). What one pass of which size learns of them is measured by `benchmarks/frontier.py`; what is claimed of each row
+stands in `analyses/claims.toml`.
 """
 
 from dataclasses import replace
@@ -42,7 +42,7 @@ PROGRAM, SUM, HINTED = _spec("program"), _spec("sum"), _spec("program", hint="ha
 VOCABULARY = (PROGRAM,)
 
 # Arithmetic text, many chains of careless authors and some of careful ones: short problems also with "-", every style
-# of writing, problems longer than any that is trained later: no later test has an unseen word or length.
+# of writing, lengths up to the longest that is trained later: no later test has an unseen word.
 CORPUS = (
     Part(_spec("program", 2), "nothing", share=2),
     Part(_spec("program", 2, ops="+*-"), "nothing", share=2),
@@ -126,7 +126,7 @@ _PRESSURES = {
 SPECIAL = (
     _from_base(
         "small-direct-long",
-        "Supervised on answers only, of programs of up to seven numbers, five times as long as the large one.",
+        "Supervised on answers only, of programs of up to seven numbers, five times as many updates as others.",
         _supervised("small", lessons("program", "nothing", last=LONG), 5 * UPDATES),
         task=_spec("program", LONG),
         modes=DIRECT,

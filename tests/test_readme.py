@@ -9,14 +9,15 @@ import pytest
 PAGES = (
     "README.md",
     "docs/channels.md",
+    "docs/debate.md",
     "docs/direct.md",
     "docs/patching.md",
     "docs/probes.md",
     "docs/reading.md",
     "docs/training.md",
 )
-# What they run is tested in test_cli.py, test_grokking.py and test_laws.py.
-COMMANDS_ONLY = ("docs/debate.md", "docs/grokking.md", "docs/laws.md")
+# What they run is tested in test_grokking.py and test_laws.py.
+COMMANDS_ONLY = ("docs/grokking.md", "docs/laws.md")
 
 
 # TRL calls transformers' old names for activation checkpointing.
