@@ -38,7 +38,7 @@ def loadbearing() -> None:
 @app.command()
 def study(
     out: Annotated[Path, typer.Option("--out", help="a new folder for tables, results and figures")],
-    pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 64,
+    pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 40,
     models: Annotated[
         str | None, typer.Option("--organisms", help="names, joined with commas; default: the debate's")
     ] = None,

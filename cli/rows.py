@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import isnan, nan
 from typing import Any
 
@@ -9,7 +10,7 @@ from .. import analyses, hooks, organisms
 from ..analyses.interval import interval_text
 from ..core import GateError, InputError, Result
 
-PROBED, ERRED, ALTERED, SWAPPED, READ = 400, 200, 64, 64, 150  # problems of each analysis
+PROBED, ERRED, ALTERED, SWAPPED, READ = 250, 200, 64, 64, 100  # problems of each analysis
 LENGTH = 24  # tokens that a chain of these models may have
 RIGHT = 0.9  # accuracy from which on a chain can be held against gold values
 PATCHED = 4  # the maps take every fourth pair: they are means over all variables
@@ -58,7 +59,7 @@ class Asked:
     name: str
     seed: int = 0
     steps: tuple[str, ...] = ROW
-    pairs: int = 64
+    pairs: int = 40
     draw: int = 0
 
     @property
@@ -67,102 +68,139 @@ class Asked:
         return self.name if not self.seed else f"{self.name}@{self.seed}"
 
 
+@dataclass
+class _Subject:
+    """A model under study, with what is asked of it."""
+
+    model: hooks.Model
+    asked: Asked
+
+    @property
+    def task(self) -> Any:
+        """The task that the model was made for."""
+        return self.model.task
+
+    def problems(self, n: int) -> list[Any]:
+        """The first held-out problems of the draw."""
+        return list(self.task.problems(n, seed=self.asked.draw))
+
+    @cached_property
+    def runs(self) -> hooks.Runs:
+        """The chains of thought that several analyses stand on, written once."""
+        return hooks.generate(self.model, self.problems(ERRED), max_new_tokens=LENGTH)
+
+    def own(self, **options: Any) -> dict[str, Any]:
+        """Options of an analysis of these chains."""
+        return {"cot": self.runs, "seed": self.asked.draw, **options}
+
+    def pairs(self, n: int, **options: Any) -> Any:
+        """Counterfactual pairs of the draw."""
+        return self.task.pairs(n, seed=self.asked.draw, **options)
+
+
 def measure(asked: Asked) -> Measured:
     """Every analysis of one model that its modes allow."""
-    model = hooks.load(str(organisms.organism_path(asked.name, asked.seed)))
-    assert model.card is not None
-    found = Measured(model.card, model.fingerprint)
+    subject = _Subject(hooks.load(str(organisms.organism_path(asked.name, asked.seed))), asked)
+    assert subject.model.card is not None
+    found = Measured(subject.model.card, subject.model.fingerprint)
     for step in asked.steps:
         try:
-            found.results |= _step(step, model, found, asked)
+            found.results |= _step(step, subject, found)
         except (Unmeasured, InputError, GateError) as reason:
             found.reasons[step] = str(reason)
     return found
 
 
-def _step(step: str, model: hooks.Model, found: Measured, asked: Asked) -> dict[str, Result]:
-    card, task, seed = found.card, model.task, asked.draw
-    assert task is not None
-    if step in COT and not model.supports("cot"):
+def _step(step: str, subject: _Subject, found: Measured) -> dict[str, Result]:
+    card = found.card
+    if step in COT and not subject.model.supports("cot"):
         raise Unmeasured("not made for CoT")
     if step == "channels" and card.known:
         # Set by hand: measured where its card says that its table is known.
         measured = dict(card.measure)
-        chosen = task.pairs(asked.pairs, seed=seed, vary=measured.pop("vary"))
-        return {"known": analyses.channels(model, chosen, seed=seed, **measured)}
+        chosen = subject.pairs(subject.asked.pairs, vary=measured.pop("vary"))
+        return {"known": analyses.channels(subject.model, chosen, seed=subject.asked.draw, **measured)}
     if card.known:
         raise Unmeasured("set by hand: only its table is known")
     if step in ("copies", "patch"):
-        return _copies(model, found, asked) if step == "copies" else _maps(model, asked)
-    return {step: STEPS[step](model, task, asked)}
+        return _copies(subject, found) if step == "copies" else _maps(subject)
+    return {step: STEPS[step](subject)}
 
 
-def _copies(model: hooks.Model, found: Measured, asked: Asked) -> dict[str, Result]:
+def _channels(subject: _Subject, pairs: Any, **options: Any) -> Result:
+    return analyses.channels(subject.model, pairs, seed=subject.asked.draw, max_new_tokens=LENGTH, **options)
+
+
+def _copies(subject: _Subject, found: Measured) -> dict[str, Result]:
     if "channels" not in found.results:
         raise Unmeasured("no channels")
     if found.results["channels"].manifest.circumstance["onset"]["slot"] == "answer":
         raise Unmeasured("the CoT does not state the answer")
-    assert model.task is not None
-    chosen = model.task.pairs(max(8, asked.pairs // PATCHED), seed=asked.draw)
-    return {"copies": analyses.channels(model, chosen, target="answer", seed=asked.draw)}
+    chosen = subject.pairs(max(8, subject.asked.pairs // PATCHED))
+    return {"copies": _channels(subject, chosen, target="answer")}
 
 
-def _maps(model: hooks.Model, asked: Asked) -> dict[str, Result]:
-    assert model.task is not None and model.card is not None
-    chosen = model.task.pairs(max(2, asked.pairs // PATCHED), seed=asked.draw)
+def _maps(subject: _Subject) -> dict[str, Result]:
+    model = subject.model
+    assert model.card is not None
+    chosen = subject.pairs(max(2, subject.asked.pairs // PATCHED))
     modes = [mode for mode in hooks.MODES if mode in model.card.modes]
     return {f"patch-{mode}": analyses.patch(model, chosen, mode=mode) for mode in modes}
 
 
-def _behaviour(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    options: dict[str, Any] = {"paraphrase": organisms.reworded, "max_new_tokens": LENGTH, "seed": asked.draw}
-    return analyses.behaviour(model, task.problems(ALTERED, seed=asked.draw), **options)
+def _errors(subject: _Subject) -> Result:
+    """Of harder problems too where the model is a row of the table: no claim asks others for them."""
+    whole = set(ROW) <= set(subject.asked.steps)
+    problems = subject.task if whole else subject.problems(ERRED)
+    return analyses.errors(subject.model, problems, n=ERRED, max_new_tokens=LENGTH, seed=subject.asked.draw)
 
 
-def _decodability(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    if not model.supports("answer-only"):
+def _begun(subject: _Subject) -> Result:
+    """With the first word of the chain given: that of an author who explains."""
+    model = subject.model
+    begun = replace(model, format=replace(model.format, open=f"{model.format.open} {organisms.CONNECTIVES[0]}"))
+    return analyses.errors(begun, subject.problems(ERRED), max_new_tokens=LENGTH)
+
+
+def _behaviour(subject: _Subject) -> Result:
+    options = subject.own(paraphrase=organisms.reworded, max_new_tokens=LENGTH)
+    return analyses.behaviour(subject.model, subject.problems(ALTERED), **options)
+
+
+def _decodability(subject: _Subject) -> Result:
+    if not subject.model.supports("answer-only"):
         raise Unmeasured("not made for answer-only")
     # The text alone is read by trained readers where a model writes no gold chain: minutes, and no column needs it.
-    return analyses.decodability(model, task.problems(PROBED, seed=asked.draw), shuffles=5, text=False, seed=asked.draw)
+    problems = subject.problems(PROBED)
+    return analyses.decodability(subject.model, problems, shuffles=5, text=False, seed=subject.asked.draw)
 
 
-def _beyond(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    """Of the last two steps, which can be known long before they are written; one reader of the text, few folds."""
-    options: dict[str, Any] = {"shuffles": 0, "twin": False, "readers": ["linear"], "folds": 3, "seed": asked.draw}
-    last = task.intermediates[-2:]
-    return analyses.beyond(model, task.problems(READ, seed=asked.draw), variables=last, **options)
+def _beyond(subject: _Subject) -> Result:
+    """Of the last step, which can be known long before it is written; one reader of the text, few folds."""
+    last = subject.task.intermediates[-1:]
+    options = subject.own(variables=last, readers=["linear"], folds=3, shuffles=0, twin=False)
+    return analyses.beyond(subject.model, subject.problems(READ), **options)
 
 
-def _begun(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    """With the first word of the chain given: that of an author who explains."""
-    form = replace(model.format, open=f"{model.format.open} {organisms.CONNECTIVES[0]}")
-    begun = replace(model, format=form)
-    return analyses.errors(begun, task.problems(ERRED, seed=asked.draw), max_new_tokens=LENGTH)
-
-
-def _monitor(model: hooks.Model, task: Any, asked: Asked) -> Result:
-    if "hint" not in task.inputs:
+def _monitor(subject: _Subject) -> Result:
+    if "hint" not in subject.task.inputs:
         raise Unmeasured("no hints in its task")
-    return analyses.monitor(model, task.problems(2 * ERRED, seed=asked.draw), seed=asked.draw)
+    return analyses.monitor(subject.model, subject.problems(ERRED), **subject.own())
 
 
-STEPS: Mapping[str, Callable[[hooks.Model, Any, Asked], Result]] = {
-    "errors": lambda model, task, asked: analyses.errors(model, task, n=ERRED, max_new_tokens=LENGTH, seed=asked.draw),
-    "channels": lambda model, task, asked: analyses.channels(
-        model, task.pairs(asked.pairs, seed=asked.draw), seed=asked.draw
-    ),
-    "channels-hint": lambda model, task, asked: analyses.channels(
-        model, task.pairs(asked.pairs, seed=asked.draw, vary="hint"), target="answer", seed=asked.draw
-    ),
-    "ledger": lambda model, task, asked: analyses.ledger(
-        model, task.problems(SWAPPED, seed=asked.draw), seed=asked.draw
-    ),
+STEPS: Mapping[str, Callable[[_Subject], Result]] = {
+    "errors": _errors,
     "errors-begun": _begun,
+    "channels": lambda subject: _channels(subject, subject.pairs(subject.asked.pairs)),
+    "channels-hint": lambda subject: _channels(
+        subject, subject.pairs(subject.asked.pairs, vary="hint"), target="answer"
+    ),
+    "ledger": lambda subject: analyses.ledger(subject.model, subject.problems(SWAPPED), **subject.own()),
     "behaviour": _behaviour,
     "decodability": _decodability,
     "beyond": _beyond,
-    "commitment": lambda model, task, asked: analyses.commitment(
-        model, task.problems(ALTERED, seed=asked.draw), lines=["forced"], seed=asked.draw
+    "commitment": lambda subject: analyses.commitment(
+        subject.model, subject.problems(ALTERED), **subject.own(lines=["forced"])
     ),
     "monitor": _monitor,
 }

@@ -45,7 +45,7 @@ TOGETHER = 5  # models that a figure can show
 def run_study(
     out: Path,
     *,
-    pairs: int = 64,
+    pairs: int = 40,
     names: Sequence[str] | None = None,
     full: bool = False,
     seed: int = 0,
@@ -189,7 +189,7 @@ FIGURES = {
 def _draw(function: str, results: Any, path: Path) -> None:
     """Draw and save one figure."""
     ax = getattr(figures, function)(results)
-    figures.save(ax, path)
+    figures.save(ax, path, formats=("pdf", "png"))
     plt.close(ax.figure)
 
 

@@ -114,8 +114,8 @@ class Arithmetic(Chain):
             answer = answer if self.hint == "ignored" else hint
         return replace(problem, key=text, pieces=pieces, answer=answer, values={**problem.values, "hint": hint})
 
-    def _held_out(self, problem: Problem) -> bool:
-        return in_test_split(problem.key.partition(" hint ")[0])
+    def _held_out(self, key: str) -> bool:
+        return in_test_split(key.partition(" hint ")[0])
 
     def _suits(self, problem: Problem, variable: str) -> bool:
         return self.hint != "half" or (problem.values["hint"] == NO_HINT) == variable.startswith("operand.")

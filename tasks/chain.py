@@ -5,12 +5,14 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core import InputError, check_name
 from .problem import (
+    Pair,
     Pairs,
     Piece,
     Problem,
@@ -27,6 +29,7 @@ from .problem import (
 
 ENUMERABLE = 200_000
 PATIENCE = 100_000  # draws in a row that give nothing new
+KEPT = 32  # draws of problems that are asked for again: every analysis of a study draws the same ones
 Row = tuple[int, ...]
 
 
@@ -128,8 +131,9 @@ class Chain(Task):
         """Whether a row that was drawn or altered is a problem of the task."""
         return True
 
-    def _held_out(self, problem: Problem) -> bool:
-        return in_test_split(problem.key)
+    def _held_out(self, key: str) -> bool:
+        """Whether the problem of this text belongs to the test split."""
+        return in_test_split(key)
 
     def _build(self, row: Row) -> Problem:
         """The problem of a row."""
@@ -155,26 +159,39 @@ class Chain(Task):
 
     def problems(self, n: int, seed: int = 0, split: Split = "test") -> list[Problem]:
         check_name("split", split, ["train", "test"])
-        found = list(itertools.islice(self._distinct(np.random.default_rng(seed), split), count_of(n)))
+        return list(self._kept_problems(count_of(n), seed, split))
+
+    def _problems(self, n: int, seed: int, split: Split) -> list[Problem]:
+        found = list(itertools.islice(self._distinct(np.random.default_rng(seed), split), n))
         if len(found) < n:
             raise InputError(f"task {self.spec!r} has {len(found)} {split} problems, {n} were asked for")
         return found
+
+    _kept_problems = lru_cache(maxsize=KEPT)(_problems)
 
     def all_problems(self, split: Split | None = None) -> list[Problem]:
         """Every problem, or every one of a split, in a fixed order."""
         if self._space() > ENUMERABLE:
             raise InputError(f"task {self.spec!r} has {self._space()} problems: too many to list, draw some")
         every = map(self._drawn, filter(self._proper, map(self._numbered, range(self._space()))))
-        return [problem for problem in every if split is None or self._held_out(problem) == (split == "test")]
+        return [problem for problem in every if split is None or self._held_out(problem.key) == (split == "test")]
 
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         known = [*self.inputs, *self.distractors, "all"]
         chosen = self.inputs if vary is None else (check_name("variable", vary, known),)
-        items = []
+        items: list[Pair] = []
         for variable in chosen:
-            rng = np.random.default_rng([seed, len(variable), *variable.encode()])
-            items += draw_pairs(self._candidates(rng, variable), count_of(n), variable, self.spec, tokenizer)
+            if tokenizer is None:
+                items += self._kept_pairs(count_of(n), seed, variable)
+            else:
+                items += self._pairs(count_of(n), seed, variable, tokenizer)
         return Pairs(tuple(items), self)
+
+    def _pairs(self, n: int, seed: int, variable: str, tokenizer: Any = None) -> list[Pair]:
+        rng = np.random.default_rng([seed, len(variable), *variable.encode()])
+        return draw_pairs(self._candidates(rng, variable), n, variable, self.spec, tokenizer)
+
+    _kept_pairs = lru_cache(maxsize=KEPT)(_pairs)
 
     def parse_steps(self, text: str) -> list[Step]:
         numbers = itertools.chain(self.written, itertools.count(self.written[-1] + 1 if self.written else 1))
@@ -251,11 +268,11 @@ class Chain(Task):
                 return
             if not self._proper(row):
                 continue
-            problem = self._drawn(row)
-            if problem.key not in seen and self._held_out(problem) == (split == "test"):
-                seen.add(problem.key)
+            text = "".join(piece.text for piece in self._pieces(row))  # a problem is only made if its text is wanted
+            if text not in seen and self._held_out(text) == (split == "test"):
+                seen.add(text)
                 misses = 0
-                yield problem
+                yield self._drawn(row)
 
     def _candidates(self, rng: np.random.Generator, variable: str) -> Iterator[tuple[Problem, Problem]]:
         """Pairs from the test split, in random order, that differ in one variable ("all": in every one) and in the
@@ -280,5 +297,4 @@ class Chain(Task):
         for problem in problems:
             values = [self._alphabet[choice] for choice in rng.permutation(len(self._alphabet)).tolist()]
             others = (self.replace(problem, variable, value) for value in values)
-            proper = (other for other in others if self._proper(self._row(other)))
-            yield problem, filter(self._held_out, proper)
+            yield problem, (other for other in others if self._held_out(other.key) and self._proper(self._row(other)))
