@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import makers, reading, where
+from . import makers, reading, where, workers
 from .options import (
     CotOption,
     KeepOption,
@@ -38,7 +38,7 @@ def loadbearing() -> None:
 @app.command()
 def study(
     out: Annotated[Path, typer.Option("--out", help="a new folder for tables, results and figures")],
-    pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 40,
+    pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 32,
     models: Annotated[
         str | None, typer.Option("--organisms", help="names, joined with commas; default: the debate's")
     ] = None,
@@ -47,6 +47,7 @@ def study(
     quiet: QuietOption = False,
 ) -> None:
     """Measure the systems of the debate: their table, a verdict for every claim, results and figures."""
+    workers.context()  # first, so that its imports and ours run side by side
     from .study import run_study
 
     names = models.split(",") if models else None

@@ -3,17 +3,13 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from importlib.metadata import version
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pandas as pd
-import torch
 from matplotlib import pyplot as plt
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from .. import figures, organisms
@@ -22,6 +18,7 @@ from ..analyses.reading import MEASURES, Measurement
 from ..core import InputError, Result, atomic_write, check_name, new_folder
 from .rows import ROW, Asked, Measured, measure, row
 from .told import told
+from .workers import context, start_worker
 
 # The rows of the default table; claims that need others measure only what they need of them.
 DEFAULT = (
@@ -45,7 +42,7 @@ TOGETHER = 5  # models that a figure can show
 def run_study(
     out: Path,
     *,
-    pairs: int = 40,
+    pairs: int = 32,
     names: Sequence[str] | None = None,
     full: bool = False,
     seed: int = 0,
@@ -61,8 +58,7 @@ def run_study(
     """
     asked = _asked(names, full, pairs, seed)
     workers = min(len(asked), os.cpu_count() or 1)
-    # Spawned, not forked: a process that has used threads cannot be forked safely.
-    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    pool = ProcessPoolExecutor(workers, mp_context=context(), initializer=start_worker)
     with (
         new_folder(out) as folder,
         pool,
@@ -74,9 +70,13 @@ def run_study(
         labels = {asked[key].label: found for key, found in rows.items()}
         options = {"pairs": pairs, "seed": seed, "organisms": [asked[key].label for key in asked], "full": full}
         judged = judge(_finder(measured)) if names is None else []
-        _write(pool, folder, {asked[key].label: found for key, found in measured.items()}, labels, judged, options)
+        drawn = _write(
+            pool, folder, {asked[key].label: found for key, found in measured.items()}, labels, judged, options
+        )
         table = pd.DataFrame([row(label, found) for label, found in labels.items()])
         text = told(table, labels, judged)
+        for job in drawn:
+            job.result()
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
     print(text)
@@ -91,7 +91,7 @@ def _asked(names: Sequence[str] | None, full: bool, pairs: int, draw: int) -> di
     if len(set(chosen)) < len(chosen):
         raise InputError(f"an organism is named twice: {', '.join(chosen)}")
     if names is not None:
-        return {(name, 0): Asked(name, pairs=pairs, draw=draw) for name in chosen}
+        return {(name, 0): Asked(name, organisms.organism_path(name), pairs=pairs, draw=draw) for name in chosen}
     needed: dict[str, set[str]] = {}
     for claim in load_claims()[0]:
         for term in claim.terms:
@@ -101,7 +101,9 @@ def _asked(names: Sequence[str] | None, full: bool, pairs: int, draw: int) -> di
     for name in dict.fromkeys([*rows, *needed]):
         for seed in _seeds(name, full):
             steps = dict.fromkeys([*(ROW if name in rows else ()), *sorted(needed.get(name, ()))])
-            asked[name, seed] = Asked(name, seed, tuple(step for step in steps if step != "card"), pairs, draw)
+            few = pairs if name in rows else max(8, pairs // 2)  # a claim's figure; a row has a table and figures too
+            folder = organisms.organism_path(name, seed)
+            asked[name, seed] = Asked(name, folder, seed, tuple(step for step in steps if step != "card"), few, draw)
     return asked
 
 
@@ -125,26 +127,6 @@ def _measure_all(pool: Executor, asked: Mapping[Key, Asked], bar: Any) -> dict[K
         pool.shutdown(wait=False, cancel_futures=True)
         raise
     return {key: found[key] for key in asked}
-
-
-def _start_worker() -> None:
-    """Set up a worker process: one thread, since small tensors gain nothing from more."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the package
-    torch.set_num_threads(1)
-    threadpool_limits(1)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the study is killed: nothing else would tell it."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _finder(measured: Mapping[Key, Measured]) -> Any:
@@ -174,7 +156,6 @@ def _finder(measured: Mapping[Key, Measured]) -> Any:
 # Every figure: the function that draws it, and the results that it shows.
 FIGURES = {
     "channels": ("channels", "channels"),
-    "cells": ("cells", "channels"),
     "copies": ("channels", "copies"),
     "known": ("channels", "known"),
     "ledger": ("ledger", "ledger"),
@@ -218,12 +199,12 @@ def _write(
     rows: Mapping[str, Measured],
     judged: Sequence[Judged],
     options: Mapping[str, Any],
-) -> None:
-    """Results, figures, verdicts and the manifest."""
+) -> list[Future[None]]:
+    """Write results, verdicts and the manifest; the figures under way."""
     for name, found in measured.items():
         for kind, result in found.results.items():
             result.save(folder / "results" / name / f"{kind}.safetensors")
-    jobs = []
+    jobs: list[Future[None]] = []
     for name, (function, kind) in FIGURES.items():
         have = {m: found.results[kind] for m, found in rows.items() if kind in found.results}
         for family, few in _families(have).items():
@@ -232,8 +213,6 @@ def _write(
         shown = verdicts(judged)
         atomic_write(folder / "claims.csv", lambda path: shown.to_csv(path, index=False))
         jobs.append(pool.submit(_draw, "claims", shown, folder / "figures" / "claims"))
-    for job in jobs:
-        job.result()
     manifest = {
         "options": dict(options),
         "models": {name: found.fingerprint for name, found in measured.items()},
@@ -241,3 +220,4 @@ def _write(
     }
     text = json.dumps(manifest, indent=1, sort_keys=True) + "\n"
     atomic_write(folder / "manifest.json", lambda path: path.write_text(text))
+    return jobs

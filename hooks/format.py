@@ -1,6 +1,6 @@
 """From a problem's text pieces to token ids and named spans, once: after that the ids are the only truth."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -53,10 +53,23 @@ class Segment:
 
 def render_prompt(tokenizer: Any, form: Format, problem: Problem, mode: Mode) -> Segment:
     """The ids of prompt and open, with the spans `prompt`, `open` (where it is not empty) and those of the pieces."""
+    return render_prompts(tokenizer, form, [problem], mode)[0]
+
+
+def render_prompts(tokenizer: Any, form: Format, problems: Sequence[Problem], mode: Mode) -> list[Segment]:
+    """The prompts of many problems, tokenized in one call."""
     start = form.open if mode == "cot" else form.direct_open
-    opening = [Piece(start, "open")] if start else []
-    if not form.chat:
-        return tokenize(tokenizer, [*problem.pieces, *opening], special=True, outer={"prompt": len(problem.pieces)})
+    before, after = _template(tokenizer, start) if form.chat else ([], [Piece(start, "open")] if start else [])
+    return tokenize_each(
+        tokenizer,
+        [[*before, *problem.pieces, *after] for problem in problems],
+        special=not form.chat,
+        outer=[{"prompt": len(before) + len(problem.pieces)} for problem in problems],
+    )
+
+
+def _template(tokenizer: Any, start: str) -> tuple[list[Piece], list[Piece]]:
+    """What a chat template writes before a prompt, and what it writes after it, the start of the reasoning included."""
     # The template is applied once, around a mark: what stands before it belongs to the prompt, what follows opens the
     # reasoning. Rendering the prompt itself would let a template strip it, and spans would be lost.
     mark = "\u2042problem\u2042"
@@ -67,8 +80,7 @@ def render_prompt(tokenizer: Any, form: Format, problem: Problem, mode: Mode) ->
         raise InputError("the chat template does not show the user's message: give a format with chat=False")
     if start.strip() and after.rstrip().endswith(start.strip()):
         start = ""  # the template opens the reasoning itself
-    pieces = [Piece(before), *problem.pieces, Piece(after + start, "open")]
-    return tokenize(tokenizer, pieces, special=False, outer={"prompt": len(problem.pieces) + 1})
+    return [Piece(before)], [Piece(after + start, "open")]
 
 
 def tokenize(
@@ -80,12 +92,33 @@ def tokenize(
     start to the n-th piece. Raises InputError where a token straddles two pieces of which one is named (it names
     both), and where a token is outside the vocabulary.
     """
+    return tokenize_each(tokenizer, [pieces], special=special, outer=[outer or {}])[0]
+
+
+def tokenize_each(
+    tokenizer: Any, texts: Sequence[Sequence[Piece]], *, special: bool, outer: Sequence[dict[str, int]]
+) -> list[Segment]:
+    """`tokenize` for many texts, in one call of the tokenizer."""
+    joined = ["".join(piece.text for piece in pieces) for pieces in texts]
+    encoded = tokenizer(joined, add_special_tokens=special, return_offsets_mapping=True)
+    found = zip(texts, joined, encoded["input_ids"], encoded["offset_mapping"], outer, strict=True)
+    return [
+        _segment(tokenizer, pieces, text, tuple(ids), offsets, spans) for pieces, text, ids, offsets, spans in found
+    ]
+
+
+def _segment(
+    tokenizer: Any,
+    pieces: Sequence[Piece],
+    text: str,
+    ids: tuple[int, ...],
+    offsets: Sequence[tuple[int, int]],
+    outer: Mapping[str, int],
+) -> Segment:
+    """A tokenized text, with its spans."""
     names = [piece.name for piece in pieces if piece.name is not None]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"two pieces are named {min(twice)!r}: names must be unique in a prompt")
-    text = "".join(piece.text for piece in pieces)
-    encoded = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    ids, offsets = tuple(encoded["input_ids"]), encoded["offset_mapping"]
     edges: list[tuple[int, int]] = []
     position = 0
     for piece in pieces:
@@ -107,7 +140,7 @@ def tokenize(
     for index, piece in enumerate(pieces):
         if piece.name is not None:
             spans[piece.name] = _extent(owners, index, index + 1, piece.name)
-    for name, count in (outer or {}).items():
+    for name, count in outer.items():
         spans[name] = (0, _extent(owners, 0, count, name)[1])
     return Segment(ids, spans)
 

@@ -10,7 +10,7 @@ from ..core import InputError, check_name
 from ..tasks import Piece, Problem
 from .cut import CutBackend, check_regions
 from .decoding import continue_each
-from .format import MODES, Mode, Segment, Spans, decode, render_prompt, token_ends, tokenize
+from .format import MODES, Mode, Segment, Spans, decode, render_prompts, token_ends, tokenize
 from .model import Model
 
 
@@ -117,12 +117,13 @@ def generate(
         raise InputError("no problems to run")
     if samples > 1 and temperature <= 0:
         raise InputError(f"samples={samples} with temperature 0 gives the same text every time: set temperature")
-    starts = [(p, s, render_prompt(model.tokenizer, model.format, p, mode)) for p in problems for s in range(samples)]
+    prompts = render_prompts(model.tokenizer, model.format, problems, mode)
+    starts = [(p, s, prompt) for p, prompt in zip(problems, prompts, strict=True) for s in range(samples)]
     cots: list[tuple[tuple[int, ...], bool] | None] = [None] * len(starts)
     if mode == "cot":
-        prompts = [start.ids for _, _, start in starts]
+        begun = [start.ids for _, _, start in starts]
         limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
-        written = continue_each(model, prompts, model.format.close, temperature=temperature, seed=seed, **limits)
+        written = continue_each(model, begun, model.format.close, temperature=temperature, seed=seed, **limits)
         cots = [(ids, end is not None) for ids, end in written]
     return _answered(model, mode, starts, cots, max_answer_tokens, batch_size, progress)
 
@@ -157,7 +158,8 @@ def replay(
         if not ids:
             raise InputError("a transcript is empty: use mode='answer-only' for runs without a chain of thought")
         cots.append((ids, True))
-    starts = [(p, 0, render_prompt(model.tokenizer, model.format, p, "cot")) for p in problems]
+    prompts = render_prompts(model.tokenizer, model.format, problems, "cot")
+    starts = [(p, 0, prompt) for p, prompt in zip(problems, prompts, strict=True)]
     return _answered(model, "cot", starts, cots, max_answer_tokens, batch_size, progress)
 
 
