@@ -150,6 +150,9 @@ def _from_name(
             raise InputError(f"{name} is no model folder: expected config.json, weights and tokenizer files in it")
     elif name.startswith((".", "/", "~")):
         raise InputError(f"no folder at {name}")
+    card = Card.load(where) if isinstance(where, Path) else None
+    if dtype is None and card is not None:
+        dtype = torch.float32  # organisms are stored in half precision
     options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
     shown = logging.is_progress_bar_enabled()
     if name.startswith(ORGANISM):
@@ -163,7 +166,6 @@ def _from_name(
     finally:
         if shown:
             logging.enable_progress_bar()
-    card = Card.load(where) if isinstance(where, Path) else None
     return module.eval(), tokenizer, card, name.removeprefix(ORGANISM)
 
 

@@ -61,7 +61,7 @@ def train(
             curve: tuple[Mapping[str, Any], ...] = ()
         else:
             model, tokenizer, curve = _train(spec, temporary, cache, progress)
-        model.save_pretrained(temporary)
+        model.half().save_pretrained(temporary)  # half the bytes; `load` computes with them in single precision
         tokenizer.save_pretrained(temporary)
         card = replace(_card(spec), curve=curve)
         card.save(temporary)
