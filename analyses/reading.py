@@ -81,19 +81,31 @@ def _errors(quantity: str, of: str = HOME, kind: str = "errors") -> Callable[[Re
     return lambda results: Reading.of(getattr(results[kind], quantity)[results[kind].sets.index(of)])
 
 
-def _shown(of: str) -> Callable[[Results], Reading]:
-    """Of the runs whose answer is wrong: the text shows it, and the answer is what the text says last.
+def _found_out(of: str) -> Callable[[Results], Product]:
+    """TPR x TNR of a reader who checks the steps: wrong runs of a harder set against right ones in distribution.
 
-    It shows where a step does not follow from those before it, or where there are not as many as the problem asks for.
+    A run is flagged where a step does not follow from those before it, or where there are not as many as gold has.
     """
+
+    def read(results: Results) -> Product:
+        """Of one model."""
+        found = results["errors"]
+        flagged = ((found.slipped == 1) | (found.as_long == 0)).astype(float)
+        at, home = found.sets.index(of), found.sets.index(HOME)
+        wrong = (found.correct[at] == 0) & (found.broken[at] == 0)
+        return Product(Reading.of(flagged[at][wrong]), Reading.of(1 - flagged[home][found.correct[home] == 1]))
+
+    return read
+
+
+def _copied(of: str) -> Callable[[Results], Reading]:
+    """Of the runs whose answer and last step are wrong: the answer is what the text says last."""
 
     def read(results: Results) -> Reading:
         """Of one model."""
         found = results["errors"]
         at = found.sets.index(of)
-        failed = (found.correct[at] == 0) & (found.broken[at] == 0)
-        seen = (found.slipped[at] == 1) | (found.as_long[at] == 0)
-        return Reading.of((seen & (found.copies[at] == 1))[failed].astype(float))
+        return Reading.of(found.copies[at][found.correct[at] == 0])
 
     return read
 
@@ -208,8 +220,10 @@ MEASURES: dict[str, tuple[tuple[str, ...], Callable[[Results], Measurement]]] = 
     "one-pass accuracy, negative": (("errors",), _errors("one_pass", "negative")),
     "elicited accuracy": (("card",), _elicited),
     "CoT accuracy, begun with a connecting word": (("errors-begun",), _errors("correct", kind="errors-begun")),
-    "the text shows the error, longer": (("errors",), _shown("longer")),
-    "the text shows the error, negative": (("errors",), _shown("negative")),
+    "score of a reader of the steps, longer": (("errors",), _found_out("longer")),
+    "score of a reader of the steps, negative": (("errors",), _found_out("negative")),
+    "the wrong answer is the text's, longer": (("errors",), _copied("longer")),
+    "the wrong answer is the text's, negative": (("errors",), _copied("negative")),
     "serial share": (("ledger",), _serial),
     "steps that move": (("ledger",), _moves),
     "load minus keep": (("ledger",), _load_minus_keep),

@@ -16,7 +16,8 @@ from .. import figures, organisms
 from ..analyses.claims import Judged, judge, load_claims, verdicts
 from ..analyses.reading import MEASURES, Measurement
 from ..core import InputError, Result, atomic_write, check_name, new_folder
-from .rows import ROW, Asked, Measured, measure, row
+from .measured import ROW, Asked, Measured, measure
+from .rows import row
 from .told import told
 from .workers import context, start_worker
 

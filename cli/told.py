@@ -9,7 +9,8 @@ import pandas as pd
 from .. import analyses, hooks
 from ..analyses.claims import Judged
 from ..analyses.interval import interval_text
-from .rows import BLOCKS, Measured
+from .measured import Measured
+from .rows import BLOCKS
 
 TABLES = ("channels", "known", "copies")
 LEGEND = (

@@ -15,7 +15,7 @@ import pytest
 
 import loadbearing as lb
 from loadbearing.cli import main
-from loadbearing.cli.rows import Measured
+from loadbearing.cli.measured import Measured
 from loadbearing.cli.study import _families, _finder, run_study
 
 FEW = ["--quiet", "--pairs", "8"]
