@@ -102,9 +102,8 @@ def _asked(names: Sequence[str] | None, full: bool, pairs: int, draw: int) -> di
     for name in dict.fromkeys([*rows, *needed]):
         for seed in _seeds(name, full):
             steps = dict.fromkeys([*(ROW if name in rows else ()), *sorted(needed.get(name, ()))])
-            few = pairs if name in rows else max(8, pairs // 2)  # a claim's figure; a row has a table and figures too
             folder = organisms.organism_path(name, seed)
-            asked[name, seed] = Asked(name, folder, seed, tuple(step for step in steps if step != "card"), few, draw)
+            asked[name, seed] = Asked(name, folder, seed, tuple(step for step in steps if step != "card"), pairs, draw)
     return asked
 
 
@@ -157,7 +156,6 @@ def _finder(measured: Mapping[Key, Measured]) -> Any:
 # Every figure: the function that draws it, and the results that it shows.
 FIGURES = {
     "channels": ("channels", "channels"),
-    "copies": ("channels", "copies"),
     "known": ("channels", "known"),
     "ledger": ("ledger", "ledger"),
     "behaviour": ("behaviour", "behaviour"),

@@ -219,6 +219,16 @@ SPECIAL = (
         )
         for name, (what, reward) in _PRESSURES.items()
     ),
+    replace(
+        _from_base(
+            "polished-silent-able",
+            "As emergent-code-able, where a chain that says its values is paid nothing: will the load leave it?",
+            _rewarded(("values", -1.0)),
+            size="large",
+            start="able-base",
+        ),
+        tried=("emergent-code-able: half that penalty; a right chain with its values is paid more than a guess.",),
+    ),
     _from_base(
         "rewritten-sft",
         "Supervised on gold chains rewritten to read well: connecting words in place of all values but the last.",

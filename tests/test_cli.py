@@ -77,7 +77,7 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
     assert rows.loc["copy-sum", "tokens"] == "joint"
     written = {str(path.relative_to(tmp_path / "one")) for path in (tmp_path / "one").rglob("*") if path.is_file()}
     assert {"table.txt", "table.csv", "manifest.json", "results/sft/channels.safetensors"} <= written
-    drawn = ("channels", "copies", "known", "ledger", "behaviour", "errors", "decodability")
+    drawn = ("channels", "known", "ledger", "behaviour", "errors", "decodability")
     for kind in (*drawn, "patch-cot", "patch-answer-only"):
         assert {f"figures/{kind}.{suffix}" for suffix in ("pdf", "png")} <= written
     assert isinstance(lb.load(tmp_path / "one" / "results" / "sft" / "ledger.safetensors"), lb.analyses.Ledger)
