@@ -86,35 +86,30 @@ def train(cell: Cell) -> pd.DataFrame:
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Held-out accuracy at the end against the number of operations, a line a model, a panel a kind."""
-    last = table[table["update"] == table["updates"]]
+    last = table[table["update"] == table["updates"]].sort_values("terms")
     with figures.style():
-        _, axes = plt.subplots(1, len(KINDS), figsize=(figures.DOUBLE_COLUMN, 2.4), sharey=True)
+        _, axes = plt.subplots(1, len(KINDS), figsize=(figures.DOUBLE_COLUMN, 2.4), sharey=True, layout="constrained")
         for ax, kind in zip(axes, KINDS, strict=True):
-            for size, marker, colour in zip(GRID, "osD^v", figures.MODEL_COLOURS, strict=False):
-                for updates, line in ((UPDATES, "-"), (LONGER * UPDATES, "--")):
-                    rows = last[
-                        (last["kind"] == kind)
-                        & (last["layers"] == size[0])
-                        & (last["width"] == size[1])
-                        & (last["updates"] == updates)
-                    ].sort_values("terms")
-                    if rows.empty:
-                        continue
-                    label = f"{size[0]} x {size[1]} ({rows['parameters'].iloc[0] / 1000:.0f}k)"
-                    label += f", {updates:,} updates" if updates > UPDATES else ""
-                    ax.plot(
-                        rows["terms"] - 1,
-                        rows["accuracy"],
-                        line,
-                        marker=marker,
-                        markersize=4,
-                        color=colour,
-                        label=label,
-                    )
+            trained: Any = last[last["kind"] == kind].groupby(["layers", "width", "updates"])
+            for (layers, width, updates), rows in trained:
+                number = GRID.index((layers, width))
+                label = f"{layers} x {width} ({rows['parameters'].iloc[0] / 1000:.0f}k)"
+                longer = updates > UPDATES
+                ax.plot(
+                    rows["terms"] - 1,
+                    rows["accuracy"],
+                    linestyle="--" if longer else "-",
+                    marker="osD^v"[number],
+                    markersize=4,
+                    color=figures.MODEL_COLOURS[number],
+                    label=f"{label}, {updates:,} updates" if longer else label,
+                )
             ax.axhline(1 / MODULUS, color="0.6", linewidth=0.8, linestyle=":")
             ax.set(xlabel="operations", title=f"modular-{kind}", xticks=[n - 1 for n in TERMS], ylim=(0, 1.03))
         axes[0].set_ylabel("one-pass accuracy")
-        axes[0].legend(title="layers x width (weights)", fontsize="x-small", loc="lower left")
+        # Beside the lines of the panel on the left, in the empty half of the other.
+        handles, labels = axes[0].get_legend_handles_labels()
+        axes[1].legend(handles, labels, title="layers x width (weights)", loc="lower left", handlelength=3)
         figures.save(axes[0], path, formats=("pdf", "png"))
 
 
