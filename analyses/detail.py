@@ -46,7 +46,7 @@ def by_layer(
     >>> from loadbearing.hooks import load
     >>> model = load("organism:copy-direct")
     >>> found = by_layer(model, model.task.pairs(8), target="answer", cot="task")
-    >>> found.wire("direct")[:, 0].round(3).tolist()  # its second layer reads the prompt
+    >>> (found.wire("direct")[:, 0].round(3) + 0.0).tolist()  # its second layer reads the prompt
     [1.0, 1.0, 0.0]
     """
     began = time.perf_counter()
