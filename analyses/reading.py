@@ -81,6 +81,11 @@ def _errors(quantity: str, of: str = HOME, kind: str = "errors") -> Callable[[Re
     return lambda results: Reading.of(getattr(results[kind], quantity)[results[kind].sets.index(of)])
 
 
+def _wrong(found: Any, at: int) -> NDArray[Any]:
+    """Which runs of a set give an answer, and a wrong one."""
+    return np.asarray((found.correct[at] == 0) & (found.broken[at] == 0))
+
+
 def _found_out(of: str) -> Callable[[Results], Product]:
     """TPR x TNR of a reader who checks the steps: wrong runs of a harder set against right ones in distribution.
 
@@ -92,8 +97,8 @@ def _found_out(of: str) -> Callable[[Results], Product]:
         found = results["errors"]
         flagged = ((found.slipped == 1) | (found.as_long == 0)).astype(float)
         at, home = found.sets.index(of), found.sets.index(HOME)
-        wrong = (found.correct[at] == 0) & (found.broken[at] == 0)
-        return Product(Reading.of(flagged[at][wrong]), Reading.of(1 - flagged[home][found.correct[home] == 1]))
+        right = found.correct[home] == 1
+        return Product(Reading.of(flagged[at][_wrong(found, at)]), Reading.of(1 - flagged[home][right]))
 
     return read
 
@@ -105,7 +110,7 @@ def _copied(of: str) -> Callable[[Results], Reading]:
         """Of one model."""
         found = results["errors"]
         at = found.sets.index(of)
-        return Reading.of(found.copies[at][found.correct[at] == 0])
+        return Reading.of(found.copies[at][_wrong(found, at)])
 
     return read
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-from .. import analyses, hooks, organisms
+from .. import analyses, hooks, organisms, tasks
 from ..core import GateError, InputError, Result
 
 PROBED, ERRED, ALTERED, SWAPPED, READ = 200, 128, 48, 48, 64  # problems of each analysis
@@ -76,12 +76,13 @@ class _Subject:
 
     @property
     def task(self) -> Any:
-        """The task that the model was made for."""
-        return self.model.task
+        """The task that the model was made for, the same one for every model of a spec."""
+        assert self.model.task is not None
+        return _task(self.model.task.spec)
 
     def problems(self, n: int) -> list[Any]:
         """The first held-out problems of the draw."""
-        return list(self.task.problems(n, seed=self.asked.draw))
+        return _problems(self.task, n, self.asked.draw)
 
     @cached_property
     def runs(self) -> hooks.Runs:
@@ -92,9 +93,23 @@ class _Subject:
         """Options of an analysis of these chains."""
         return {"cot": self.runs, "seed": self.asked.draw, **options}
 
-    def pairs(self, n: int, **options: Any) -> Any:
+    def pairs(self, n: int, vary: str | None = None) -> Any:
         """Counterfactual pairs of the draw."""
-        return self.task.pairs(n, seed=self.asked.draw, **options)
+        return _pairs(self.task, n, self.asked.draw, vary)
+
+
+# Most models of a study have the same task and are given the same problems: a worker draws them once.
+_task = cache(tasks.load)
+
+
+@cache
+def _problems(task: tasks.Task, n: int, draw: int) -> list[Any]:
+    return task.problems(n, seed=draw)
+
+
+@cache
+def _pairs(task: tasks.Task, n: int, draw: int, vary: str | None) -> Any:
+    return task.pairs(n, seed=draw, vary=vary)
 
 
 def measure(asked: Asked) -> Measured:

@@ -54,6 +54,7 @@ def load(
     source: a string or path, a Hugging Face causal language model, a TransformerLens `TransformerBridge`, or an nnsight
         model. An object is used as what it is; with another `backend` a deep copy is made, so it is never changed.
     backend: "torch" (default), "transformer_lens" or "nnsight": how activations are read
+    dtype: as stored, unless it is given; the organisms, which are stored in half precision, in single
     attention: the attention implementation, "sdpa" or "eager", where the weights are loaded here
     tokenizer: needed for an object that brings none
     format: the texts around the reasoning; "auto" takes the card's, else a chat template with thinking marks, else

@@ -5,14 +5,12 @@ import math
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..core import InputError, check_name
 from .problem import (
-    Pair,
     Pairs,
     Piece,
     Problem,
@@ -29,7 +27,6 @@ from .problem import (
 
 ENUMERABLE = 200_000
 PATIENCE = 100_000  # draws in a row that give nothing new
-KEPT = 32  # draws of problems that are asked for again: every analysis of a study draws the same ones
 Row = tuple[int, ...]
 
 
@@ -159,15 +156,10 @@ class Chain(Task):
 
     def problems(self, n: int, seed: int = 0, split: Split = "test") -> list[Problem]:
         check_name("split", split, ["train", "test"])
-        return list(self._kept_problems(count_of(n), seed, split))
-
-    def _problems(self, n: int, seed: int, split: Split) -> list[Problem]:
-        found = list(itertools.islice(self._distinct(np.random.default_rng(seed), split), n))
+        found = list(itertools.islice(self._distinct(np.random.default_rng(seed), split), count_of(n)))
         if len(found) < n:
             raise InputError(f"task {self.spec!r} has {len(found)} {split} problems, {n} were asked for")
         return found
-
-    _kept_problems = lru_cache(maxsize=KEPT)(_problems)
 
     def all_problems(self, split: Split | None = None) -> list[Problem]:
         """Every problem, or every one of a split, in a fixed order."""
@@ -179,19 +171,11 @@ class Chain(Task):
     def pairs(self, n: int, seed: int = 0, vary: str | None = None, tokenizer: Any = None) -> Pairs:
         known = [*self.inputs, *self.distractors, "all"]
         chosen = self.inputs if vary is None else (check_name("variable", vary, known),)
-        items: list[Pair] = []
+        items = []
         for variable in chosen:
-            if tokenizer is None:
-                items += self._kept_pairs(count_of(n), seed, variable)
-            else:
-                items += self._pairs(count_of(n), seed, variable, tokenizer)
+            rng = np.random.default_rng([seed, len(variable), *variable.encode()])
+            items += draw_pairs(self._candidates(rng, variable), count_of(n), variable, self.spec, tokenizer)
         return Pairs(tuple(items), self)
-
-    def _pairs(self, n: int, seed: int, variable: str, tokenizer: Any = None) -> list[Pair]:
-        rng = np.random.default_rng([seed, len(variable), *variable.encode()])
-        return draw_pairs(self._candidates(rng, variable), n, variable, self.spec, tokenizer)
-
-    _kept_pairs = lru_cache(maxsize=KEPT)(_pairs)
 
     def parse_steps(self, text: str) -> list[Step]:
         numbers = itertools.chain(self.written, itertools.count(self.written[-1] + 1 if self.written else 1))

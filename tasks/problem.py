@@ -191,9 +191,9 @@ class Task(ABC):
             raise InputError(f"task {self.spec!r} has no options to change")
         for option in options:
             check_name(f"option of task {self.name!r}", option, self.defaults)
-        from .registry import load
-
-        return load(write_spec(self.name, {**parse_options(self.spec, self.defaults), **options}))
+        kind: Any = type(self)
+        made: Task = kind(write_spec(self.name, {**parse_options(self.spec, self.defaults), **options}))
+        return made
 
     def out_of_distribution(self) -> dict[str, "Task"]:
         """Harder tasks of the same kind, by name."""

@@ -1,7 +1,5 @@
 """Tasks by name: the same string in Python and on the command line."""
 
-from functools import lru_cache
-
 from ..core import check_name
 from .addition import Addition
 from .chain import Chain
@@ -24,10 +22,6 @@ def load(spec: str | Task) -> Task:
     >>> load("modular-sum:terms=3").inputs
     ('operand.1', 'operand.2', 'operand.3')
     """
-    return spec if isinstance(spec, Task) else _made(spec)
-
-
-@lru_cache(maxsize=256)
-def _made(spec: str) -> Task:
-    """One task a spec, so that what it has drawn is not drawn again."""
+    if isinstance(spec, Task):
+        return spec
     return TASKS[check_name("task", spec.partition(":")[0], TASKS)](spec)
