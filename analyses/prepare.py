@@ -128,7 +128,7 @@ def _check(pair: Pair, one: Run, other: Run) -> None:
     """Pairs that no run can make right are errors, not counts."""
     if pair.recipient.key == pair.donor.key:
         raise InputError(f"the pair {pair.recipient.key!r} is its own donor: pair two different problems")
-    if pair.recipient.answer == pair.donor.answer:
+    if pair.recipient.answer == pair.donor.answer != "":  # "": not known
         raise InputError(
             f"the pair {pair.recipient.key!r} / {pair.donor.key!r} has the same answer {pair.donor.answer!r}: "
             "log-odds would be 0 by identity; pair problems whose answers differ"

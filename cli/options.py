@@ -31,7 +31,7 @@ def load_both(model: str, task: str | None) -> tuple[Any, Any]:
     loaded = hooks.load(model)
     chosen = chosen if chosen is not None else loaded.task
     if chosen is None:
-        raise InputError(f"{model!r} has no task of its own: pass --task, one of {', '.join(tasks.TASKS)}")
+        raise InputError(f"{model!r} has no task of its own: pass --task, one of {', '.join([*tasks.TASKS, *tasks.FILES])}")
     return loaded, chosen
 
 

@@ -9,9 +9,12 @@ from .permutations import Permutations
 from .pointers import Pointers
 from .problem import Pair, Pairs, Piece, Problem, Step, Target, Task
 from .questions import Questions
-from .registry import TASKS, load
+from .registry import FILES, TASKS, load
+from .rules import answer_rule, step_rule
+from .word_problems import WordProblems
 
 __all__ = [
+    "FILES",
     "TASKS",
     "Addition",
     "Chain",
@@ -28,5 +31,8 @@ __all__ = [
     "Step",
     "Target",
     "Task",
+    "WordProblems",
+    "answer_rule",
     "load",
+    "step_rule",
 ]

@@ -36,6 +36,7 @@ class Step:
 class Problem:
     """A prompt in named pieces, its gold answer, gold steps, and the value of every variable.
 
+    `answer` is "" where the gold answer is not known.
     `values` holds the input variables that pairs vary (`operand.1`) and the intermediate ones that probes read (`v_1`);
     `partner` is the key of the problem that this one is paired with, where the user gives pairs by hand.
     """

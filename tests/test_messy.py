@@ -28,7 +28,7 @@ def model(random_module: Callable[..., Any], bpe_tokenizer: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def task() -> Any:
-    questions = lb.tasks.Questions("sums in words")
+    questions = lb.tasks.Questions("sums in words", partners="given")
     questions.add("q1", "What is 12 + 30?", "42", partner="q2")
     questions.add("q2", "What is 12 + 42?", "52", partner="q1")
     questions.add("q3", "What is 30 + 30?", "60", partner="q4")
