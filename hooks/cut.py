@@ -17,7 +17,8 @@ from ..tasks import Piece, Problem, Questions, Task
 from .backends.base import Backend
 from .backends.torch import TorchBackend
 from .cut_view import NEVER, Place, Rule, Scanner, cut_module
-from .format import Format, Mode, Spans, render_prompt, tokenize
+from .format import MODES, Format, Mode, Spans, render_prompt, tokenize, tokenize_each
+from .formats import texts_around
 from .sites import site_map
 from .spans import resolve
 
@@ -86,7 +87,8 @@ def check_layers(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ...]
 
 def scanner_of(model: "Model") -> Scanner:
     """What finds the parts of a run in the tokens of this model."""
-    return Scanner(*_markers(model.tokenizer, model.format, model.task))
+    opens, cues = _markers(model.tokenizer, model.format, model.task)
+    return Scanner(opens, cues, _heads(model.tokenizer, model.format))
 
 
 class CutBackend(TorchBackend):
@@ -145,6 +147,12 @@ class Places:
             raise InputError(f"{name!r} names no position: give a span that has tokens")
         region = max(index for index, part in enumerate(REGIONS) if part in spans and spans[part][0] <= min(positions))
         first = spans[REGIONS[region]][0]
+        lengths = {len(head) for head in _heads(self.model.tokenizer, self.model.format)}
+        if region == 0 and len(lengths) > 1 and self.model.supports("answer-only"):
+            raise InputError(
+                f"{name!r} stands elsewhere in an answer-only run, whose examples have other tokens: cut 'prompt', or "
+                "give the format examples of equal token count"
+            )
         return Place(region, tuple(position - first for position in positions))
 
     def _examples(self) -> list[Spans]:
@@ -184,3 +192,16 @@ def _markers(tokenizer: Any, form: Format, task: Task | None) -> tuple[list[tupl
             )
     cues = [tokenize(tokenizer, [Piece(form.cue_of(mode))]).ids for mode in modes]
     return opens, [cue for cue in cues if cue]
+
+
+def _heads(tokenizer: Any, form: Format) -> list[tuple[int, ...]]:
+    """The token ids of what stands before a problem, in either mode, where that holds examples."""
+    if not any(form.examples_of(mode) for mode in MODES):
+        return []
+    texts = [[Piece(texts_around(tokenizer, form, mode)[0])] for mode in MODES]
+    special = not form.chat
+    found = tokenize_each(tokenizer, texts, special=special, outer=[{}] * len(texts))
+    whole = tokenize_each(tokenizer, [[*text, Piece("0")] for text in texts], special=special, outer=[{}] * len(texts))
+    if any(longer.ids[: len(head.ids)] != head.ids for head, longer in zip(found, whole, strict=True)):
+        raise InputError("a token joins the examples and the problem: end them with a line break")
+    return [head.ids for head in found]

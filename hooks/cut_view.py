@@ -15,6 +15,7 @@ from .sites import SiteMap, attention_of
 
 PADDING = -1
 NEVER = 1 << 30  # the position of what does not occur
+Texts = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -26,20 +27,26 @@ class Place:
 
 
 class Scanner:
-    """Finds the parts of a run in its token ids."""
+    """Finds the parts of a run in its token ids; `heads`: what stands before a problem, where that may hold marks."""
 
-    def __init__(self, opens: Sequence[tuple[int, ...]], cues: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, opens: Texts, cues: Texts, heads: Texts = ()) -> None:
         self.opens = sorted(set(opens), key=len, reverse=True)
         self.cues = sorted(set(cues), key=len, reverse=True)
+        self.heads = heads
 
     def starts(self, ids: Int[Tensor, "batch pos"]) -> Int[Tensor, "batch 5"]:
         """Where prompt, open, cot, cue and answer start: positions among the tokens, padding (-1) left out."""
         order = (ids < 0).int().argsort(dim=1, stable=True)
         packed = ids.gather(1, order)
         nothing = torch.zeros(len(ids), dtype=torch.long, device=ids.device)
-        opened, begun = _first(packed, self.opens, nothing)
+        after = nothing
+        for head in self.heads:
+            if len(head) <= ids.shape[1]:
+                same = (packed[:, : len(head)] == torch.tensor(head, device=ids.device)).all(1)
+                after = after.maximum(same * len(head))
+        opened, begun = _first(packed, self.opens, after)
         # An answer-only run may have no opening text: then its cue is looked for from the start.
-        cue, answer = _first(packed, self.cues, torch.where(begun < NEVER, begun, 0))
+        cue, answer = _first(packed, self.cues, torch.where(begun < NEVER, begun, after))
         return torch.stack([nothing, opened.minimum(cue), begun.minimum(cue), cue, answer], dim=1)
 
     def parts(self, ids: Int[Tensor, "batch pos"]) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:

@@ -1,46 +1,21 @@
 """From a problem's text pieces to token ids and named spans, once: after that the ids are the only truth."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any
 
 from ..core import InputError
 from ..tasks import Piece, Problem
+from .formats import FORMATS as FORMATS
+from .formats import MODES as MODES
+from .formats import Format as Format
+from .formats import Mode as Mode
+from .formats import solved, texts_around
 
-Mode = Literal["answer-only", "cot"]
-MODES: tuple[Mode, ...] = ("answer-only", "cot")
 Spans = dict[str, tuple[int, int]]
-
-
-@dataclass(frozen=True)
-class Format:
-    """The template text around a prompt, a chain of thought and an answer.
-
-    open: text that starts the reasoning, the same in recipient and donor; counts with the prompt
-    close: text by which the model ends its own chain of thought; the cue starts with it
-    cue: text that asks for the answer; at least one token
-    direct_open, direct_cue: the same for an answer-only run; may be empty, and the cue's default is `cue`
-    end: text that ends an answer, besides the tokenizer's end-of-sequence token
-    chat: whether the prompt is a user message, rendered by the tokenizer's chat template
-    """
-
-    open: str = "\nLet's think step by step."
-    close: str = "\nAnswer:"
-    cue: str = "\nAnswer:"
-    direct_open: str = ""
-    direct_cue: str | None = None
-    end: str = "\n"
-    chat: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.cue.startswith(self.close) or not self.close:
-            raise InputError(
-                f"format: the cue {self.cue!r} must start with the text that closes the CoT, {self.close!r}"
-            )
-
-    def cue_of(self, mode: Mode) -> str:
-        """The cue of a mode."""
-        return self.cue if mode == "cot" or self.direct_cue is None else self.direct_cue
+STRIDE = 16  # tokens between two places where a text is cut to be decoded
 
 
 @dataclass(frozen=True)
@@ -58,64 +33,70 @@ def render_prompt(tokenizer: Any, form: Format, problem: Problem, mode: Mode) ->
 
 def render_prompts(tokenizer: Any, form: Format, problems: Sequence[Problem], mode: Mode) -> list[Segment]:
     """The prompts of many problems, tokenized in one call."""
-    start = form.open if mode == "cot" else form.direct_open
-    before, after = _template(tokenizer, start) if form.chat else ([], [Piece(start, "open")] if start else [])
+    examples = "\n\n" + form.examples_of(mode)
+    for problem in problems if form.examples_of(mode) else ():
+        if (mode == "answer-only" or problem.steps) and f"\n\n{solved(form, problem, mode)}" in examples:
+            raise InputError(
+                f"problem {problem.key!r} is one of the format's examples, so that its answer stands before it: take "
+                "examples from the train split, or leave the problem out"
+            )
+    before, after = texts_around(tokenizer, form, mode)
+    head, tail = [Piece(before)], [Piece(after, "open")] if after else []
     return tokenize_each(
         tokenizer,
-        [[*before, *problem.pieces, *after] for problem in problems],
+        [[*head, *problem.pieces, *tail] for problem in problems],
         special=not form.chat,
-        outer=[{"prompt": len(before) + len(problem.pieces)} for problem in problems],
+        outer=[{"prompt": len(head) + len(problem.pieces)} for problem in problems],
     )
 
 
-def _template(tokenizer: Any, start: str) -> tuple[list[Piece], list[Piece]]:
-    """What a chat template writes before a prompt, and what it writes after it, the start of the reasoning included."""
-    # The template is applied once, around a mark: what stands before it belongs to the prompt, what follows opens the
-    # reasoning. Rendering the prompt itself would let a template strip it, and spans would be lost.
-    mark = "\u2042problem\u2042"
-    messages = [{"role": "user", "content": mark}]
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    before, found, after = text.partition(mark)
-    if not found:
-        raise InputError("the chat template does not show the user's message: give a format with chat=False")
-    if start.strip() and after.rstrip().endswith(start.strip()):
-        start = ""  # the template opens the reasoning itself
-    return [Piece(before)], [Piece(after + start, "open")]
+def tokenize(tokenizer: Any, pieces: Sequence[Piece]) -> Segment:
+    """Tokenize the pieces of a text that goes on from another one, and map every piece to its tokens.
 
-
-def tokenize(
-    tokenizer: Any, pieces: Sequence[Piece], *, special: bool = False, outer: dict[str, int] | None = None
-) -> Segment:
-    """Tokenize the pieces' text in one go, and map every piece to its tokens.
-
-    A token belongs to the piece that holds its characters, spaces at its ends left out. `outer` names spans from the
-    start to the n-th piece. Raises InputError where a token straddles two pieces of which one is named (it names
-    both), and where a token is outside the vocabulary.
+    A token belongs to the piece that holds its characters, spaces at its ends left out. Raises InputError where a token
+    straddles two pieces of which one is named (it names both), and where a token is outside the vocabulary.
     """
-    return tokenize_each(tokenizer, [pieces], special=special, outer=[outer or {}])[0]
+    return tokenize_each(tokenizer, [pieces], special=False, outer=[{}], lead=_lead(tokenizer))[0]
 
 
 def tokenize_each(
-    tokenizer: Any, texts: Sequence[Sequence[Piece]], *, special: bool, outer: Sequence[dict[str, int]]
+    tokenizer: Any, texts: Sequence[Sequence[Piece]], *, special: bool, outer: Sequence[dict[str, int]], lead: str = ""
 ) -> list[Segment]:
-    """`tokenize` for many texts, in one call of the tokenizer."""
+    """Many texts in one call of the tokenizer. outer: spans from the start to the n-th piece, by name.
+
+    lead: text that is tokenized before each, and left out again where no token joins the two
+    """
     joined = ["".join(piece.text for piece in pieces) for pieces in texts]
-    encoded = tokenizer(joined, add_special_tokens=special, return_offsets_mapping=True)
-    found = zip(texts, joined, encoded["input_ids"], encoded["offset_mapping"], outer, strict=True)
-    return [
-        _segment(tokenizer, pieces, text, tuple(ids), offsets, spans) for pieces, text, ids, offsets, spans in found
-    ]
+    encoded = tokenizer([lead + text for text in joined], add_special_tokens=special, return_offsets_mapping=True)
+    segments = []
+    for pieces, text, ids, offsets, spans in zip(
+        texts, joined, encoded["input_ids"], encoded["offset_mapping"], outer, strict=True
+    ):
+        if any(start < len(lead) < end for start, end in offsets):
+            return tokenize_each(tokenizer, texts, special=special, outer=outer)
+        own = [
+            (token, (start - len(lead), end - len(lead)))
+            for token, (start, end) in zip(ids, offsets, strict=True)
+            if not lead or end > len(lead)
+        ]
+        segments.append(_segment(tokenizer, pieces, text, own, spans))
+    return segments
+
+
+def _lead(tokenizer: Any) -> str:
+    """A line break for tokenizers that start every text with a space of their own, which is none within a text."""
+    first = tokenizer.convert_ids_to_tokens(tokenizer("x", add_special_tokens=False)["input_ids"][:1])
+    return "\n" if first and str(first[0]).startswith(("\u2581", "\u0120")) else ""
 
 
 def _segment(
     tokenizer: Any,
     pieces: Sequence[Piece],
     text: str,
-    ids: tuple[int, ...],
-    offsets: Sequence[tuple[int, int]],
+    tokens: Sequence[tuple[int, tuple[int, int]]],
     outer: Mapping[str, int],
 ) -> Segment:
-    """A tokenized text, with its spans."""
+    """A tokenized text (ids, and the characters of each), with its spans."""
     names = [piece.name for piece in pieces if piece.name is not None]
     if twice := {name for name in names if names.count(name) > 1}:
         raise InputError(f"two pieces are named {min(twice)!r}: names must be unique in a prompt")
@@ -125,7 +106,7 @@ def _segment(
         edges.append((position, position + len(piece.text)))
         position += len(piece.text)
     owners: list[int] = []
-    for token, (start, end) in zip(ids, offsets, strict=True):
+    for token, (start, end) in tokens:
         if end > start and token == tokenizer.unk_token_id:
             raise InputError(
                 f"{text[start:end]!r} is outside the tokenizer's vocabulary (in {text!r}): "
@@ -135,7 +116,7 @@ def _segment(
         owners.append(_owner(text, start, end, pieces, edges) if end > start else -1)
     while owners and owners[-1] == -1 and any(owner >= 0 for owner in owners):
         owners.pop()  # an end-of-sequence token that the tokenizer appends would close the text before it goes on
-    ids = ids[: len(owners)]
+    ids = tuple(token for token, _ in tokens[: len(owners)])
     spans: Spans = {}
     for index, piece in enumerate(pieces):
         if piece.name is not None:
@@ -171,8 +152,34 @@ def _extent(owners: Sequence[int], first: int, stop: int, name: str) -> tuple[in
 
 
 def token_ends(tokenizer: Any, ids: Sequence[int]) -> list[int]:
-    """The number of characters of the text of `ids[:i]`, for every i from 0: where a generated token's text ends."""
-    return [len(decode(tokenizer, ids[:i])) for i in range(len(ids) + 1)]
+    """The number of characters of the text of `ids[:i]`, for every i from 0: where a generated token's text ends.
+
+    A character of several tokens counts for the first of them. The time is linear in the number of tokens: a token is
+    decoded together with the few before it, from a place where the text can be cut without changing it.
+
+    >>> from loadbearing.hooks import load
+    >>> tokenizer = load("organism:sft").tokenizer
+    >>> token_ends(tokenizer, tokenizer("6 + 2", add_special_tokens=False)["input_ids"])
+    [0, 1, 3, 5]
+    """
+    sizes = [0]
+    before, start, known = 0, 0, 0  # two places to cut at, and the size of the text between them
+    while start < len(ids):
+        stop = next((i for i in range(start + STRIDE, len(ids)) if _cuts(tokenizer, *ids[i - 1 : i + 1])), len(ids))
+        base = sizes[start] - known
+        sizes += [base + len(decode(tokenizer, ids[before:i])) for i in range(start + 1, stop + 1)]
+        before, start, known = start, stop, len(decode(tokenizer, ids[start:stop]))
+    if sizes[-1] != len(decode(tokenizer, ids)):  # a decoder to which more than the nearest tokens matter
+        sizes = [len(decode(tokenizer, ids[:i])) for i in range(len(ids) + 1)]
+    # Half a character may be shown as several; what is settled is what no later token takes back.
+    return list(accumulate(reversed(sizes), min))[::-1]
+
+
+def _cuts(tokenizer: Any, one: int, other: int) -> bool:
+    """Whether a text can be cut between two tokens: neither within a character, nor where bytes are read together."""
+    alone = decode(tokenizer, [one])
+    raw = [re.fullmatch("<0x[0-9A-F]{2}>", str(t)) for t in tokenizer.convert_ids_to_tokens([one, other])]
+    return bool(alone) and not alone.endswith("\ufffd") and not all(raw)
 
 
 def decode(tokenizer: Any, ids: Sequence[int]) -> str:

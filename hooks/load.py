@@ -12,7 +12,9 @@ from ..core import InputError, check_name
 from .backends.base import Backend
 from .backends.torch import TorchBackend
 from .card import Card
+from .files import read_files
 from .format import Format
+from .formats import format_for
 from .model import Model, fingerprint_of
 from .support import check_loadable
 
@@ -47,6 +49,8 @@ def load(
     attention: str | None = None,
     tokenizer: Any = None,
     format: Format | str = "auto",
+    revision: str | None = None,
+    remote_code: bool = False,
     remote: bool | str = False,
 ) -> Model:
     """Make a Model from "organism:NAME", a local folder, a hub name, or a model object.
@@ -54,27 +58,47 @@ def load(
     source: a string or path, a Hugging Face causal language model, a TransformerLens `TransformerBridge`, or an nnsight
         model. An object is used as what it is; with another `backend` a deep copy is made, so it is never changed.
     backend: "torch" (default), "transformer_lens" or "nnsight": how activations are read
-    dtype: as stored, unless it is given; the organisms, which are stored in half precision, in single
-    attention: the attention implementation, "sdpa" or "eager", where the weights are loaded here
+    dtype: as stored, unless it is given ("bfloat16"); the organisms, which are stored in half precision, in single
+    device_map: as transformers takes it: "cpu", "cuda:0", "auto"; the whole model must fit on one device
+    attention: the attention implementation, "sdpa" or "eager"
     tokenizer: needed for an object that brings none
-    format: the texts around the reasoning; "auto" takes the card's, else a chat template with thinking marks, else
-        plain text
+    format: the texts around the reasoning, a `Format` or a name in `FORMATS`; "auto" takes the card's, else what the
+        tokenizer's chat template and vocabulary are made for, else plain text
+    revision: the branch, tag or commit of a hub name
+    remote_code: whether a model's own Python files may be run; nothing else that is loaded can run code, since weights
+        are read from safetensors files only
     remote: True to run an nnsight `TransformersModel` where nnsight serves it (its weights are then not needed here),
         "local" to rehearse that here. Such a model can be recorded, and patched one run at a time
         (`model.backend.write`); what else needs its weights says so. Runs to record are made with the same weights
         loaded here, or elsewhere: they are token ids and spans.
 
-    Raises UnknownNameError for an unknown organism or backend, InputError for a folder that holds no model, and for a
-    `remote` model that nnsight could not serve.
+    `dtype`, `device_map`, `attention`, `revision` and `remote_code` say how files are loaded: an object is as it is.
+
+    Raises UnknownNameError for an unknown organism, backend, dtype, attention or format, InputError for a folder that
+    holds no model or not all of its weights, for weights in another format than safetensors, for a model that needs
+    code of its own, and for a `remote` model that nnsight could not serve.
 
     >>> load("organism:copy-direct").task
     <task copy:cot=independent>
     """
+    options = {
+        "dtype": dtype,
+        "device_map": device_map,
+        "attention": attention,
+        "revision": revision,
+        "remote_code": remote_code or None,
+    }
+    given_options = {name: value for name, value in options.items() if value is not None}
+    if given_options and (remote or not isinstance(source, str | Path)):
+        raise InputError(
+            f"{', '.join(given_options)} cannot be given for a {type(source).__name__}, which is loaded already: "
+            "expected a name or a folder; give them where the model is made"
+        )
     if remote:
         return _remote(source, remote, backend, tokenizer, format)
     card = None
     if isinstance(source, str | Path):
-        module, tokenizer, card, name = _from_name(str(source), dtype, device_map, attention, tokenizer)
+        module, tokenizer, card, name = _from_name(str(source), given_options, tokenizer)
         check_loadable(module)  # before weights are read: those that are offloaded cannot be
         fingerprint = fingerprint_of(module)
         made: Backend = _wrap(module, tokenizer, backend or "torch")
@@ -136,10 +160,7 @@ def _given(tokenizer: Any, source: Any) -> Any:
     return tokenizer
 
 
-def _from_name(
-    name: str, dtype: torch.dtype | str | None, device_map: Any, attention: str | None, tokenizer: Any
-) -> tuple[nn.Module, Any, Card | None, str]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def _from_name(name: str, options: dict[str, Any], tokenizer: Any) -> tuple[nn.Module, Any, Card | None, str]:
     from transformers.utils import logging
 
     where: str | Path = name
@@ -151,19 +172,16 @@ def _from_name(
             raise InputError(f"{name} is no model folder: expected config.json, weights and tokenizer files in it")
     elif name.startswith((".", "/", "~")):
         raise InputError(f"no folder at {name}")
+    if isinstance(where, Path) and "revision" in options:
+        raise InputError(f"revision={options['revision']!r} is of a hub name, and {name} is a folder: leave it out")
     card = Card.load(where) if isinstance(where, Path) else None
-    if dtype is None and card is not None:
-        dtype = torch.float32  # organisms are stored in half precision
-    options = {"dtype": dtype, "device_map": device_map, "attn_implementation": attention}
+    if card is not None:
+        options = {"dtype": torch.float32, **options}  # organisms are stored in half precision
     shown = logging.is_progress_bar_enabled()
     if name.startswith(ORGANISM):
         logging.disable_progress_bar()  # it would flash by for every small model
     try:
-        module = AutoModelForCausalLM.from_pretrained(where, **{k: v for k, v in options.items() if v is not None})
-        tokenizer = tokenizer if tokenizer is not None else AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError) as error:
-        told = str(error).splitlines()[0]
-        raise InputError(f"{name!r} cannot be loaded as a causal language model: {told}") from error
+        module, tokenizer = read_files(where, tokenizer, **options)
     finally:
         if shown:
             logging.enable_progress_bar()
@@ -217,19 +235,4 @@ def _name(module: nn.Module) -> str:
 def _format(given: Format | str, card: Card | None, tokenizer: Any) -> Format:
     if isinstance(given, Format):
         return given
-    check_name("format", given, ["auto", "plain", "chat"])
-    if given == "auto" and card is not None:
-        return Format(**card.format)
-    template = str(getattr(tokenizer, "chat_template", None) or "")
-    if given == "plain" or (given == "auto" and not template):
-        return Format()
-    if "<think>" in template or "<think>" in tokenizer.get_vocab():
-        return Format(
-            open="<think>\n",
-            close="</think>",
-            cue="</think>\n\nAnswer:",
-            direct_open="<think>\n\n",
-            end="\n",
-            chat=True,
-        )
-    return Format(open="Let's think step by step.\n", chat=True)
+    return Format(**card.format) if given == "auto" and card is not None else format_for(given, tokenizer)

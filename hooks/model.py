@@ -101,7 +101,7 @@ class Model:
             "fingerprint": self.fingerprint,
             "dtype": str(next(self.module.parameters()).dtype).removeprefix("torch."),
             "attention": str(getattr(config, "_attn_implementation", None)),
-            "format": {k: v for k, v in vars(self.format).items()},
+            "format": self.format.asdict(),
             "cut": [cut.asdict() for cut in self.cuts],
         }
 

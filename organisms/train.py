@@ -120,7 +120,7 @@ def _card(spec: Trained | HandSet) -> Card:
         summary=spec.summary,
         task=spec.task,
         modes=spec.modes,
-        format=asdict(FORMAT),
+        format=FORMAT.asdict(),
         recipe={"kind": "trained" if trained else "set by hand", **recipe},
         seed=spec.seed if isinstance(spec, Trained) else 0,
         measure=spec.measure,

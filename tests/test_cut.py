@@ -394,11 +394,10 @@ def test_chat_formats_and_subword_tokens(random_module: Callable[..., Any], bpe_
 
 def test_a_text_that_holds_the_cue_is_refused(organism: Callable[[str], Any]) -> None:
     model = organism("sft").cut("cue", "prompt")
-    problem = model.task.problem((6, 2, 9, 1))
-    with pytest.raises(
-        InputError, match="'cue' starts at token 14, but the cut finds it at 12: a prompt must not hold"
-    ):
-        lb.hooks.replay(model, [problem], [" 8 answer 7"])
+    task = Questions()
+    task.add("q", "6 + think 2 answer mod 10", "8")
+    with pytest.raises(InputError, match="'open' starts at token 8, but the cut finds it at 3: a prompt must not hold"):
+        lb.hooks.replay(model, task.problems(1), [" 8 7"])
 
 
 @pytest.mark.parametrize(

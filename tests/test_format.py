@@ -116,7 +116,7 @@ class TestChat:
 
         tokenizer = copy.deepcopy(word_tokenizer)
         bos = "{{ bos_token }} " if template != "none" else ""
-        tokenizer.chat_template = bos + "{{ messages[0].content }} answer"
+        tokenizer.chat_template = bos + "{{ messages[0].content }} +"
         form = Format(open=" think", close=" answer", cue=" answer", chat=True)
         ids = render_prompt(tokenizer, form, ModularSum().problem((6, 2, 9, 1)), "cot").ids
         assert ids.count(tokenizer.bos_token_id) == (0 if template == "none" else 1)
