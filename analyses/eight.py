@@ -158,5 +158,5 @@ def plain_log_p(model: Model, aim: Aim, answer: tuple[int, ...], end: int | None
     """The log probability of an answer in one plain forward pass, without a cache."""
     before = aim.head + aim.cot
     wanted = answer + ((end,) if end is not None else ())
-    logits = plain_logits(model, before + wanted[:-1])[len(before) - 1 :].log_softmax(-1)
+    logits = plain_logits(model, before + wanted[:-1], last=len(wanted)).log_softmax(-1)
     return float(sum(logits[place, token] for place, token in enumerate(wanted)))

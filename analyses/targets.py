@@ -78,6 +78,8 @@ def cot_runs(
     if isinstance(cot, Runs):
         return given_runs(model, problems, cot)
     if not isinstance(cot, str):
+        if all(p.key in cot for p in problems):  # transcripts of a whole data set, of which an analysis takes some
+            cot = {p.key: cot[p.key] for p in problems}
         return replay(model, problems, cot, progress=progress)
     if cot == "task":
         return replay_gold(model, problems, progress=progress)

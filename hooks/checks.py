@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..core import InputError
-from .backends.base import Edit, position_ids
-from .cache import forward_segment
+from .backends.base import Edit, inputs_of
+from .cache import forward_over
 from .decoding import pad
 from .model import Model
 from .runs import Run
@@ -26,7 +26,7 @@ Ids = tuple[int, ...]
 @torch.no_grad()
 def next_log_p(model: Model, ids: Ids, tokens: Sequence[int]) -> Float[Tensor, " token"]:
     """The natural-log probability of each token after a text, in one plain forward pass."""
-    return plain_logits(model, ids)[-1].log_softmax(-1)[list(tokens)]
+    return plain_logits(model, ids, last=1)[-1].log_softmax(-1)[list(tokens)]
 
 
 @torch.no_grad()
@@ -40,10 +40,12 @@ def padding_error(model: Model, texts: Sequence[Ids], tokens: Sequence[int], *, 
         texts = [text[: max(1, len(text) - 2 * i)] for i, text in enumerate(texts)]
     ids, mask = pad(texts, model, left=left)
     module: Any = model.module
-    logits = module(input_ids=ids, attention_mask=mask.long(), position_ids=position_ids(mask), use_cache=False).logits
+    ends = [ids.shape[1] if left else len(text) for text in texts]
+    inputs, first = inputs_of(module, ids, mask, torch.tensor([(row, end - 1) for row, end in enumerate(ends)]))
+    logits = module(**inputs).logits
     worst = 0.0
     for row, text in enumerate(texts):
-        here = logits[row, -1 if left else len(text) - 1].float().log_softmax(-1)[list(tokens)]
+        here = logits[row, ends[row] - 1 - first].float().log_softmax(-1)[list(tokens)]
         worst = _largest(worst, here - next_log_p(model, text, tokens))
     return worst
 
@@ -106,7 +108,8 @@ def not_finite(model: Model, texts: Sequence[Ids]) -> int:
         logits = plain_logits(model, text)
         count += int((logits.isnan() | (logits == torch.inf)).sum())
         if not unspliceable(model):  # else there is no cache of keys and values to look at
-            _, layers = forward_segment(model, torch.tensor([text], device=model.device))
+            ids = torch.tensor([text], device=model.device)
+            _, layers = forward_over(model, ids, [], ids[:, :0], last=1)
             count += sum(int((~part.isfinite()).sum()) for layer in layers for part in layer)
     return count
 
@@ -121,8 +124,9 @@ def replay_rate(model: Model, runs: Sequence[Run], spans: Sequence[str] = ("answ
     for run in runs:
         wrote = [place for name in spans if name in run.spans for place in range(*run.spans[name])]
         if wrote:
-            likely = plain_logits(model, run.ids[: wrote[-1] + 1]).argmax(-1).tolist()
-            same.append(all(likely[place - 1] == run.ids[place] for place in wrote))
+            first = min(wrote) - 1  # the position that predicts the first of them
+            likely = plain_logits(model, run.ids[: wrote[-1] + 1], last=wrote[-1] + 1 - first).argmax(-1).tolist()
+            same.append(all(likely[place - 1 - first] == run.ids[place] for place in wrote))
     return sum(same) / len(same) if same else float("nan")
 
 

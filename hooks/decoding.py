@@ -1,14 +1,19 @@
 """What a model writes after a prefix, until it stops."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 from tqdm import tqdm
 
+from ..core import InputError
 from ..tasks import Piece
 from .format import decode, token_ends, tokenize
+from .memory import MEMORY, batches, written_bytes
 from .model import Model
 from .support import check_here
 
@@ -34,39 +39,90 @@ def continue_each(
     max_new_tokens: int,
     batch_size: int,
     progress: bool,
+    memory: float = MEMORY,
     temperature: float = 0.0,
-    seed: int = 0,
+    seeds: Sequence[Sequence[int]] = (),
 ) -> list[tuple[tuple[int, ...], int | None]]:
-    """What the model writes after each prefix, without the stop, and the stop token (None where it was cut off)."""
+    """What the model writes after each prefix, without the stop, and the stop token (None where it was cut off).
+
+    memory: gigabytes for the key/value caches, one pass over the prefixes and the logits; so many prefixes share a
+        batch as fit, `batch_size` at most
+    seeds: with a temperature, what the draws of each prefix come from, whatever shares its batch
+    """
     check_here(model, "generate (and the answers of replay)")
-    stop_ids, stop_text = _stop_ids(model, stop)
-    order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
-    found: dict[int, tuple[tuple[int, ...], int | None]] = {}
+    if temperature > 0 and len(seeds) != len(prefixes):
+        raise InputError(f"temperature={temperature}: {len(prefixes)} prefixes and {len(seeds)} seeds; give one each")
+    stops = _stop_ids(model, stop)
     # A shallow copy, so that the options a model ships with (a repetition penalty, say) do not bend the greedy answer.
     from transformers import GenerationConfig
 
     module: Any = copy.copy(model.module)
     module.generation_config = GenerationConfig()
-    chunks = list(_chunks(order, batch_size))
-    for number, chunk in enumerate(tqdm(chunks, desc="generate", disable=not progress, leave=False)):
-        ids, mask = pad([prefixes[i] for i in chunk], model, left=True)
-        options: dict[str, Any] = {"do_sample": False}
-        if temperature > 0:
-            options = {"do_sample": True, "temperature": temperature, "top_p": 1.0, "top_k": 0}
-        if stop_text is not None:
-            options |= {"stop_strings": [stop_text], "tokenizer": model.tokenizer}
-        with _seeded(seed + number if temperature > 0 else None, model.device):
+    sizes = [written_bytes(module, len(p), max_new_tokens, drawn=temperature > 0) for p in prefixes]
+    order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
+    found: dict[int, tuple[tuple[int, ...], int | None]] = {}
+    with tqdm(total=len(prefixes), desc="generate", unit="run", disable=not progress, leave=False) as bar:
+        for chunk in batches(order, sizes, batch_size, memory):
+            ids, mask = pad([prefixes[i] for i in chunk], model, left=True)
+            width = ids.shape[1]
+            options: dict[str, Any] = {}
+            if temperature > 0:
+                draws = [np.random.default_rng(list(seeds[i])).random(max_new_tokens) for i in chunk]
+                options["logits_processor"] = [drawing(np.stack(draws), temperature, width)]
+            if stops[1] is not None:
+                options["stopping_criteria"] = [_ending(model.tokenizer, stops[1], width)]
             output = module.generate(
                 input_ids=ids,
                 attention_mask=mask.long(),
+                do_sample=False,
                 max_new_tokens=max_new_tokens,
-                eos_token_id=stop_ids,
+                eos_token_id=stops[0],
                 pad_token_id=_pad_id(model),
                 **options,
             )
-        for row, i in enumerate(chunk):
-            found[i] = _cut(model, output[row, ids.shape[1] :].tolist(), stop_ids, stop_text)
+            for row, i in enumerate(chunk):
+                found[i] = _cut(model, output[row, width:].tolist(), *stops)
+            bar.update(len(chunk))
     return [found[i] for i in range(len(prefixes))]
+
+
+Scores = Float[Tensor, "batch vocab"]
+
+
+def drawing(
+    uniform: Float[np.ndarray, "batch step"], temperature: float, width: int
+) -> Callable[[Int[Tensor, "batch pos"], Scores], Scores]:
+    """A processor of scores that leaves one token of each row: the one in which that row's uniform number of the step
+    falls. (transformers draws from one stream for a whole batch, so that a row's text would hang on its neighbours.)
+
+    width: the number of tokens before the first step
+
+    >>> half = torch.tensor([[0.0, 0.0, -torch.inf]])
+    >>> [int(drawing(np.array([[u]]), 1.0, 1)(torch.zeros(1, 1).long(), half).argmax()) for u in (0.0, 0.49, 0.51)]
+    [0, 0, 1]
+    """
+
+    def draw(ids: Int[Tensor, "batch pos"], scores: Scores) -> Scores:
+        # In float32 the rounding of a sum over 100,000 tokens would be as large as many of them.
+        wide = torch.float32 if scores.device.type == "mps" else torch.float64
+        below = (scores.to(wide) / temperature).softmax(-1).cumsum(-1)
+        at = torch.as_tensor(uniform[:, [ids.shape[1] - width]]).to(below)
+        token = torch.searchsorted(below, at * below[:, -1:], right=True).clamp(max=scores.shape[1] - 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+    return draw
+
+
+def _ending(tokenizer: Any, text: str, width: int) -> Callable[..., Tensor]:
+    """A criterion that stops a row once a text stands at its end; only what follows the first `width` tokens counts."""
+    # A token is a byte at least; one more, since the first of a row may lose its space.
+    reach = len(text.encode()) + 1
+
+    def stopped(ids: Int[Tensor, "batch pos"], _: Any, **__: Any) -> Tensor:
+        ends = ids[:, max(width, ids.shape[1] - reach) :].tolist()
+        return torch.tensor([text in decode(tokenizer, row) for row in ends], device=ids.device)
+
+    return stopped
 
 
 def until_stop(model: Model, written: Sequence[Sequence[int]], stop: str) -> list[tuple[int, ...]]:
@@ -88,25 +144,7 @@ def _cut(
     return (tuple(ids[:at]), ids[at]) if at is not None else (tuple(ids), None)
 
 
-class _seeded:
-    """Seed torch's global generator inside the block only: transformers' sampling knows no other."""
-
-    def __init__(self, seed: int | None, device: torch.device) -> None:
-        devices = [device] if device.type == "cuda" else []
-        self.fork = torch.random.fork_rng(devices=devices) if seed is not None else None
-        self.seed = seed
-
-    def __enter__(self) -> None:
-        if self.fork is not None and self.seed is not None:
-            self.fork.__enter__()
-            torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        if self.fork is not None:
-            self.fork.__exit__(*error)
-
-
-def pad(rows: Sequence[Sequence[int]], model: Model, *, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+def pad(rows: Sequence[Sequence[int]], model: Model, *, left: bool = False) -> tuple[Tensor, Tensor]:
     """Token ids of unequal length as one tensor `[batch, pos]`, and the mask that is true where a token stands."""
     width = max(map(len, rows))
     fill = _pad_id(model)
@@ -123,8 +161,3 @@ def _pad_id(model: Model) -> int:
     """A token to fill with; masked, so any will do."""
     tokenizer = model.tokenizer
     return next((t for t in (tokenizer.pad_token_id, tokenizer.eos_token_id) if t is not None), 0)
-
-
-def _chunks(items: Sequence[int], size: int) -> Iterator[list[int]]:
-    for start in range(0, len(items), size):
-        yield list(items[start : start + size])

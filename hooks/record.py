@@ -1,8 +1,9 @@
 """Record activations of runs by replay: one teacher-forced pass over the token ids."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import pandas as pd
@@ -13,10 +14,11 @@ from tqdm import tqdm
 
 from ..core import InputError, check_name
 from .decoding import pad
+from .memory import MEMORY, batches, pass_bytes
 from .model import Model
 from .runs import Run, Runs
 from .sites import Site, site_name
-from .spans import resolve
+from .spans import Place, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,7 @@ def record(
     *,
     layers: Sequence[int] | None = None,
     batch_size: int = 256,
+    memory: float = MEMORY,
     progress: bool = False,
 ) -> Activations:
     """Record sites at positions of runs, in every layer unless `layers` says which.
@@ -69,6 +72,8 @@ def record(
     sites: `resid_pre`, `resid_mid`, `resid_post`, `attn_out`, `mlp_out`, or TransformerLens' spelling (a layer that it
     names counts for every site); positions: see `resolve`. Only what is asked for is kept, and the pass stops after the
     last layer that is needed.
+    memory: gigabytes for a batch: a pass over it and what is read of it (about); so many runs share a batch as fit,
+        `batch_size` at most. What is kept comes on top: as many numbers as rows x layers x sites x d_model
 
     >>> from loadbearing.hooks import generate, load
     >>> model = load("organism:copy-direct")
@@ -88,58 +93,52 @@ def record(
             f"layers={list(layers)}, but the sites name layers {sorted(map(str, spelled))}: give one of the two"
         )
     wanted = [model.sites.check(Site(name, layer)) for name in names for layer in layers]
-    places, unmatched = _rows(runs, positions)
-    order = sorted(range(len(runs)), key=lambda i: len(runs[i].ids))
-    kept: dict[str, dict[int, Tensor]] = {name: {} for name in names}
-    for start in tqdm(range(0, len(order), batch_size), desc="record", disable=not progress, leave=False):
-        chunk = order[start : start + batch_size]
-        index = [(b, at, row) for b, i in enumerate(chunk) for at, row in places[i]]
-        if not index:
-            continue
-        ids, mask = pad([runs[i].ids for i in chunk], model)
-        at = torch.tensor([(b, position) for b, position, _ in index], device=model.device)
-        read = model.backend.read(ids, mask, wanted, at)
-        for name in names:
-            stacked = torch.stack([read[Site(name, layer)] for layer in layers], dim=1).cpu()
-            kept[name].update(zip((row for _, _, row in index), stacked, strict=True))
-    columns = ["problem", "run", "position", "token", "token_id"]
-    frame = pd.DataFrame(list(_frame_rows(runs, positions)))
-    frame = frame if len(frame) else pd.DataFrame(columns=columns)
+    places, unmatched = _places(runs, positions)
     config: Any = model.module.config
-    empty = torch.empty(0, len(layers), config.hidden_size)
-    values = {
-        name: torch.stack([kept[name][row] for row in range(len(frame))]) if len(frame) else empty for name in names
-    }
-    return Activations(values, tuple(layers), frame, unmatched)
+    each = 2 * len(wanted) * config.hidden_size * next(model.module.parameters()).element_size()  # read, and stacked
+    sizes = [pass_bytes(model.module, len(run.ids)) + len(at) * each for run, at in zip(runs, places, strict=True)]
+    order = sorted((i for i in range(len(runs)) if places[i]), key=lambda i: len(runs[i].ids))
+    first = [0, *accumulate(map(len, places))]  # the first row of every run
+    values = {name: torch.empty(0, len(layers), config.hidden_size) for name in names}
+    with tqdm(total=len(order), desc="record", unit="run", disable=not progress, leave=False) as bar:
+        for chunk in batches(order, sizes, batch_size, memory):
+            ids, mask = pad([runs[i].ids for i in chunk], model)
+            at = torch.tensor([(b, p.position) for b, i in enumerate(chunk) for p in places[i]], device=model.device)
+            rows = torch.cat([torch.arange(first[i], first[i + 1]) for i in chunk])
+            read = model.backend.read(ids, mask, wanted, at)
+            for name in names:
+                stacked = torch.stack([read[Site(name, layer)] for layer in layers], dim=1).cpu()
+                if not len(values[name]):
+                    values[name] = stacked.new_empty(first[-1], *stacked.shape[1:])
+                values[name][rows] = stacked
+            bar.update(len(chunk))
+    return Activations(values, tuple(layers), _frame(runs, places), unmatched)
 
 
-def _rows(runs: Sequence[Run], positions: Sequence[str]) -> tuple[list[list[tuple[int, int]]], dict[str, int]]:
-    """For every run its (position, row number), and how often a wildcard matched nothing."""
-    places: list[list[tuple[int, int]]] = []
+def _places(runs: Sequence[Run], positions: Sequence[str]) -> tuple[list[list[Place]], dict[str, int]]:
+    """The places of every run, a row each, and how often a wildcard matched nothing."""
+    places: list[list[Place]] = []
     unmatched: dict[str, int] = {}
-    row = 0
     for run in runs:
-        here = []
-        for position in positions:
-            found = resolve(run.spans, position)
-            if not found:
-                unmatched[position] = unmatched.get(position, 0) + 1
-            for place in found:
-                here.append((place.position, row))
-                row += 1
-        places.append(here)
+        found = [resolve(run.spans, position) for position in positions]
+        for position in (position for position, here in zip(positions, found, strict=True) if not here):
+            unmatched[position] = unmatched.get(position, 0) + 1
+        places.append([place for here in found for place in here])
     return places, unmatched
 
 
-def _frame_rows(runs: Sequence[Run], positions: Sequence[str]) -> Iterator[dict[str, Any]]:
-    for number, run in enumerate(runs):
-        for position in positions:
-            for place in resolve(run.spans, position):
-                row = {
-                    "problem": run.problem.key,
-                    "run": number,
-                    "position": place.label,
-                    "token": place.position,
-                    "token_id": run.ids[place.position],
-                }
-                yield row | {name: value for name, value in run.problem.values.items() if name not in row}
+def _frame(runs: Sequence[Run], places: Sequence[Sequence[Place]]) -> pd.DataFrame:
+    """A row a place, with the values of its problem."""
+    own = [(n, run, place) for n, (run, here) in enumerate(zip(runs, places, strict=True)) for place in here]
+    columns = {
+        "problem": [run.problem.key for _, run, _ in own],
+        "run": [number for number, *_ in own],
+        "position": [place.label for *_, place in own],
+        "token": [place.position for *_, place in own],
+        "token_id": [run.ids[place.position] for _, run, place in own],
+    }
+    frame = pd.DataFrame(columns)
+    with_rows = [number for number, here in enumerate(places) if here]
+    values = pd.DataFrame([dict(runs[number].problem.values) for number in with_rows], index=with_rows)
+    values = values.drop(columns=[name for name in values if name in columns])
+    return frame.join(values, on="run") if len(own) else frame

@@ -1,5 +1,6 @@
 """Runs: what a model was given and what it wrote, as token ids with named spans."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +12,9 @@ from ..tasks import Piece, Problem
 from .cut import CutBackend, check_regions
 from .decoding import continue_each
 from .format import MODES, Mode, Segment, Spans, decode, render_prompts, token_ends, tokenize
+from .memory import MEMORY
 from .model import Model
+from .transcripts import Transcripts, read_transcripts
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,8 @@ class Run:
 
     @property
     def correct(self) -> bool:
-        """Whether the own answer is the gold answer."""
-        return self.answer == self.problem.answer
+        """Whether the own answer is the gold answer; False where the gold answer is not known."""
+        return self.answer == self.problem.answer != ""
 
     def tokens(self, span: str) -> tuple[int, ...]:
         """The token ids of a span."""
@@ -64,15 +67,36 @@ class Runs(Sequence[Run]):
 
     @property
     def accuracy(self) -> float:
-        """The share of runs whose own answer is the gold answer."""
-        return sum(run.correct for run in self) / len(self)
+        """The share of runs whose own answer is the gold answer, among those where that is known; NaN without any."""
+        known = [run.correct for run in self if run.problem.answer]
+        return sum(known) / len(known) if known else math.nan
 
     def by_problem(self) -> dict[str, Run]:
         """The first run of every problem, by the problem's key."""
         return {run.problem.key: run for run in reversed(self.items)}
 
+    def notes(self) -> dict[str, int]:
+        """How many problems and runs, and of the runs how many went wrong, by what went wrong (only what occurs).
+
+        An answer that is not found is one that the task's rule cannot read; one that is cut off reached
+        `max_answer_tokens` before the format's `end`.
+
+        >>> from loadbearing.hooks import load
+        >>> model = load("organism:sft")
+        >>> generate(model, model.task.problems(8), max_new_tokens=2).notes()
+        {'problems': 8, 'runs': 8, 'chain of thought cut off': 8}
+        """
+        wrong = {
+            "chain of thought cut off": sum(not run.finished and "cot" in run.spans for run in self),
+            "chain of thought empty": sum(run.mode == "cot" and "cot" not in run.spans for run in self),
+            "answer not found": sum(run.answer is None for run in self),
+            "answer cut off": sum(run.end is None for run in self),
+        }
+        asked = {"problems": len({run.problem.key for run in self}), "runs": len(self)}
+        return asked | {reason: count for reason, count in wrong.items() if count}
+
     def frame(self) -> pd.DataFrame:
-        """A row a run: problem, answers, whether it finished, and the text that the model wrote."""
+        """A row a run: problem, answers, whether CoT and answer came to their end, and the texts that were written."""
         rows = [
             {
                 "problem": run.problem.key,
@@ -81,11 +105,16 @@ class Runs(Sequence[Run]):
                 "answer": run.answer,
                 "correct": run.correct,
                 "finished": run.finished,
-                "cot": decode(self.model.tokenizer, run.tokens("cot")) if "cot" in run.spans else "",
+                "ended": run.end is not None,
+                "cot": self._text(run, "cot"),
+                "said": self._text(run, "answer"),
             }
             for run in self
         ]
         return pd.DataFrame(rows)
+
+    def _text(self, run: Run, span: str) -> str:
+        return decode(self.model.tokenizer, run.tokens(span)) if span in run.spans else ""
 
 
 def generate(
@@ -99,12 +128,19 @@ def generate(
     max_new_tokens: int = 256,
     max_answer_tokens: int = 16,
     batch_size: int = 256,
+    memory: float = MEMORY,
     progress: bool = False,
 ) -> Runs:
     """Let the model write its own chain of thought and answer; greedy unless `temperature` is above 0.
 
-    The chain of thought ends where the model writes `format.close`; then the cue is given and the answer is decoded
-    greedily. `samples` chains of thought a problem (with a temperature).
+    The chain of thought ends where the model writes `format.close`, or after `max_new_tokens`; then the cue is given
+    and the answer is decoded greedily, up to `format.end` (where it is empty, up to the end-of-sequence token) or
+    `max_answer_tokens`. How many came to no end: `Runs.notes`.
+
+    samples: chains of thought a problem (with a temperature); a problem's n-th one depends on `seed`, its key and n
+        alone, and not on what else is drawn
+    memory: gigabytes for a batch: its caches at their full length, a pass over its prompts, its logits (about); so many
+        runs share a batch as fit, `batch_size` at most, and one that does not fit is run alone
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:sft")
@@ -122,45 +158,49 @@ def generate(
     cots: list[tuple[tuple[int, ...], bool] | None] = [None] * len(starts)
     if mode == "cot":
         begun = [start.ids for _, _, start in starts]
-        limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
-        written = continue_each(model, begun, model.format.close, temperature=temperature, seed=seed, **limits)
+        limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
+        if temperature > 0:
+            limits |= {"temperature": temperature, "seeds": [(seed, s, *p.key.encode()) for p, s, _ in starts]}
+        written = continue_each(model, begun, model.format.close, max_new_tokens=max_new_tokens, **limits)
         cots = [(ids, end is not None) for ids, end in written]
-    return _answered(model, mode, starts, cots, max_answer_tokens, batch_size, progress)
+    limits = {"batch_size": batch_size, "memory": memory, "progress": progress}
+    return _answered(model, mode, starts, cots, max_new_tokens=max_answer_tokens, **limits)
 
 
 def replay(
     model: Model,
     problems: Sequence[Problem],
-    transcripts: Mapping[str, str | Sequence[int]] | Sequence[str | Sequence[int]],
+    transcripts: Transcripts,
     *,
     max_answer_tokens: int = 16,
     batch_size: int = 256,
+    memory: float = MEMORY,
     progress: bool = False,
 ) -> Runs:
     """Runs whose chain of thought was written elsewhere (text or token ids); the answer is the model's own.
 
-    transcripts: one a problem, in the same order or by the problem's key. A text is tokenized once, by itself.
+    transcripts: one a problem, or a list of several (`Run.sample` counts them); in the same order, or by the problem's
+        key. A text is tokenized once, by itself. A whole response will do: an opening mark that repeats `format.open`
+        is removed, and the chain of thought ends before the first `format.close` (or end-of-sequence token); what
+        stood there and after it is dropped, the answer of the other engine included.
+    memory: as in `generate`
+
+    Raises InputError, with its key, for a problem without a transcript, an empty one, and a key that no problem has.
+
+    >>> from loadbearing.hooks import load
+    >>> model = load("organism:sft")
+    >>> problem = model.task.problem((6, 2, 9, 1))
+    >>> [run.answer for run in replay(model, [problem], {problem.key: [" 8 7 8", " 8 7 4"]})]
+    ['8', '4']
     """
     if not problems:
         raise InputError("no problems to run")
-    if isinstance(transcripts, Mapping):
-        missing = [p.key for p in problems if p.key not in transcripts]
-        if missing:
-            raise InputError(f"no transcript for {len(missing)} problems, the first of them {missing[0]!r}")
-        chosen = [transcripts[p.key] for p in problems]
-    else:
-        chosen = list(transcripts)
-        if len(chosen) != len(problems):
-            raise InputError(f"{len(problems)} problems and {len(chosen)} transcripts: expected one each")
-    cots = []
-    for text in chosen:
-        ids = tokenize(model.tokenizer, [Piece(text)]).ids if isinstance(text, str) else tuple(text)
-        if not ids:
-            raise InputError("a transcript is empty: use mode='answer-only' for runs without a chain of thought")
-        cots.append((ids, True))
+    read = read_transcripts(model, problems, transcripts)
     prompts = render_prompts(model.tokenizer, model.format, problems, "cot")
-    starts = [(p, 0, prompt) for p, prompt in zip(problems, prompts, strict=True)]
-    return _answered(model, "cot", starts, cots, max_answer_tokens, batch_size, progress)
+    starts = [(problems[number], sample, prompts[number]) for number, sample, _ in read]
+    cots = [(ids, True) for *_, ids in read]
+    limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
+    return _answered(model, "cot", starts, cots, max_new_tokens=max_answer_tokens, **limits)
 
 
 def replay_gold(model: Model, problems: Sequence[Problem], **options: Any) -> Runs:
@@ -176,14 +216,11 @@ def _answered(
     mode: Mode,
     starts: Sequence[tuple[Problem, int, Segment]],
     cots: Sequence[tuple[tuple[int, ...], bool] | None],
-    max_answer_tokens: int,
-    batch_size: int,
-    progress: bool,
+    **limits: Any,
 ) -> Runs:
     """Give the cue after prompt and chain of thought, decode the answer greedily, and name the spans."""
     cue = tokenize(model.tokenizer, [Piece(model.format.cue_of(mode))]).ids
     prefixes = [start.ids + (cot[0] if cot else ()) + cue for (_, _, start), cot in zip(starts, cots, strict=True)]
-    limits: dict[str, Any] = {"max_new_tokens": max_answer_tokens, "batch_size": batch_size, "progress": progress}
     answers = continue_each(model, prefixes, model.format.end, **limits)
     runs = []
     for (problem, sample, start), cot, prefix, (ids, end) in zip(starts, cots, prefixes, answers, strict=True):

@@ -11,12 +11,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .cache import Caches, Layers, forward_over
-from .masks import attention_kinds, position_mask
+from .masks import attention_kinds, position_mask, takes_logits_to_keep
+from .memory import segment_bytes
 from .model import Model
 from .support import FAILURES
 
 ALONE = 16  # rows of equal length from which on a batch of their own, without padding, is worth it
 FILLED = 0.8  # the share of a padded batch that must be tokens
+WORK = 0.5  # gigabytes that a batch on its way may take, besides the caches that are kept
 EXACT = 1e-3  # of the spread of the logits: a mask that a model ignores is off by about the spread itself
 _PADS: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
@@ -46,6 +48,7 @@ def run_jobs(
     read: Callable[[Tensor, list[Any]], Iterable[Any]] | None = None,
     *,
     batch_size: int = 512,
+    memory: float = WORK,
     keep: bool = True,
     last: int = 1,
 ) -> dict[Any, Any]:
@@ -53,12 +56,17 @@ def run_jobs(
 
     read: takes the float32 logits `[batch, pos, vocab]` of a batch's `last` positions and its keys, and returns what to
         remember of each; the logits themselves are let go
+    memory: gigabytes that a batch may take besides the caches that are kept; so many jobs share it as fit
 
     Many jobs of the same lengths run in one batch without padding or mask: what the model sees is what it would see one
     by one, whatever its attention. Others share a batch behind masks built from positions, if the model takes them.
     """
     found: dict[Any, Any] = {}
-    for chunk in _batches(model, jobs, caches, batch_size):
+
+    def rows(tokens: int, past: int) -> int:
+        return max(1, min(batch_size, int(memory * 1e9 / segment_bytes(model.module, tokens, past, last))))
+
+    for chunk in _batches(model, jobs, caches, rows):
         logits, layers = _run(model, [jobs[key] for key in chunk], caches, last)
         if read is not None:
             found.update(zip(chunk, read(logits, chunk), strict=True))
@@ -68,23 +76,30 @@ def run_jobs(
     return found
 
 
-def _batches(model: Model, jobs: Mapping[Any, Job], caches: Caches, size: int) -> Iterator[list[Any]]:
-    """Jobs of equal lengths together; small groups of them joined where padding is exact and wastes little."""
+def _batches(
+    model: Model, jobs: Mapping[Any, Job], caches: Caches, rows: Callable[[int, int], int]
+) -> Iterator[list[Any]]:
+    """Jobs of equal lengths together; small groups of them joined where padding is exact and wastes little.
+
+    rows: how many jobs of so many tokens, over a past of so many, a batch may have
+    """
+    sizes = {key: (len(job.tokens), sum(map(caches.length, job.past))) for key, job in jobs.items()}
     groups: dict[tuple[int | tuple[int, ...], ...], list[Any]] = defaultdict(list)
     for key, job in jobs.items():
         groups[_shape(job, caches)].append(key)
     few: list[Any] = []
     for keys in groups.values():
         if len(keys) >= ALONE or len(groups) == 1 or not pads_exactly(model):
+            size = rows(*sizes[keys[0]])
             yield from (keys[start : start + size] for start in range(0, len(keys), size))
         else:
             few += keys
-    sizes = {key: (len(jobs[key].tokens), sum(map(caches.length, jobs[key].past))) for key in few}
     chunk: list[Any] = []
     for key in sorted(few, key=sizes.__getitem__):
         wider = [*chunk, key]
-        widest = max(sizes[k][0] for k in wider) + max(sizes[k][1] for k in wider)
-        if chunk and (len(chunk) == size or sum(sum(sizes[k]) for k in wider) < FILLED * widest * len(wider)):
+        widest = [max(sizes[k][part] for k in wider) for part in (0, 1)]
+        filled = sum(sum(sizes[k]) for k in wider) / (sum(widest) * len(wider))
+        if chunk and (len(wider) > rows(*widest) or filled < FILLED):
             yield chunk
             chunk = []
         chunk.append(key)
@@ -167,10 +182,14 @@ def _lay_out(job: Job, before: int, width: int) -> tuple[list[int], list[int]]:
 
 
 @torch.no_grad()
-def plain_logits(model: Model, ids: Sequence[int]) -> Float[Tensor, "pos vocab"]:
-    """The logits of one plain forward pass without any cache: what a splice of a run's own caches must reproduce."""
+def plain_logits(model: Model, ids: Sequence[int], last: int = 0) -> Float[Tensor, "pos vocab"]:
+    """The logits of one plain forward pass without any cache: what a splice of a run's own caches must reproduce.
+
+    last: only of so many positions (0: all)
+    """
     given = torch.tensor([list(ids)], device=model.device)
-    logits: Tensor = model.module(input_ids=given, use_cache=False).logits[0].float()
+    options = {"logits_to_keep": last} if takes_logits_to_keep(type(model.module)) else {}
+    logits: Tensor = model.module(input_ids=given, use_cache=False, **options).logits[0, -last:].float()
     return logits
 
 

@@ -153,7 +153,9 @@ class TestHandSet:
                 "answer": "3",
                 "correct": True,
                 "finished": True,
+                "ended": True,
                 "cot": "3",
+                "said": "3",
             },
             {
                 "problem": "copy 4 4",
@@ -162,7 +164,9 @@ class TestHandSet:
                 "answer": "5",
                 "correct": False,
                 "finished": True,
+                "ended": True,
                 "cot": "5",
+                "said": "5",
             },
         ]
         assert runs.by_problem() == {"copy 3 3": runs[0], "copy 4 4": runs[1]}
@@ -293,16 +297,24 @@ class TestErrors:
             replay(model, problems, {"copy 2 2": "2"})
         assert str(error.value) == "no transcript for 2 problems, the first of them 'copy 1 1'"
         with pytest.raises(InputError) as error:
+            replay(model, problems[:1], {"copy 1  1": "2"})
+        told = "no transcript for 1 problems, the first of them 'copy 1 1'; nearest: 'copy 1  1'"
+        assert str(error.value) == told
+        with pytest.raises(InputError) as error:
+            replay(model, problems[:1], {"copy 1 1": "1", "copy 2 2": "2", "copy 3 3": "3"})
+        told = "transcripts of 2 keys that no problem has, the first of them 'copy 2 2'; nearest: 'copy 1 1'"
+        assert str(error.value) == f"{told}; leave them out"
+        with pytest.raises(InputError) as error:
             replay(model, problems, ["1", "2"])
         assert str(error.value) == "3 problems and 2 transcripts: expected one each"
 
-    @pytest.mark.parametrize("empty", ["", "   ", []])
+    @pytest.mark.parametrize("empty", ["", "   ", [], "think answer 3", [[]]])
     def test_an_empty_transcript(self, organism: Any, empty: Any) -> None:
         model = organism("copy-tokens")
         with pytest.raises(InputError) as error:
             replay(model, [model.task.problem(1)], [empty])
-        told = "a transcript is empty: use mode='answer-only' for runs without a chain of thought"
-        assert str(error.value) == told
+        told = "the transcript of 'copy 1 1' is empty: leave the problem out, or use mode='answer-only' for runs"
+        assert str(error.value) == f"{told} without a chain of thought"
 
     def test_no_gold_cot(self, tiny: Any) -> None:
         from loadbearing.tasks import Questions
