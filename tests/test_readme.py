@@ -14,7 +14,10 @@ PAGES = (
     "docs/patching.md",
     "docs/probes.md",
     "docs/reading.md",
+    "docs/store.md",
     "docs/training.md",
+    "docs/your-model.md",
+    "docs/your-problems.md",
 )
 # What they run is tested in test_grokking.py and test_laws.py.
 COMMANDS_ONLY = ("docs/grokking.md", "docs/laws.md")
