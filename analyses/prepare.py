@@ -66,8 +66,8 @@ def prepare(
     """Run both problems of every pair, and cut the runs at the target.
 
     Sample i of the recipient is paired with sample i of the donor. `keep="correct"` sets pairs aside in which an answer
-    is not the gold one; they do not count as asked for. Raises InputError where no pair is left, and for pairs that no
-    run can make right.
+    is known not to be the gold one; they do not count as asked for. Raises InputError where no pair is left, and for
+    pairs that no run can make right.
     """
     check_name("keep", keep, KEEP)
     check_spliceable(model)
@@ -99,7 +99,8 @@ def _add(found: Cuts, unit: int, pair: Pair, one: Run, other: Run, how: tuple[st
     for counts in (found.asked, found.ended):
         counts.setdefault(pair.variable, 0)
     reasons = found.reasons.setdefault(pair.variable, [])
-    if keep == "correct" and not (one.correct and other.correct):
+    # A gold answer that is not known (of a partner that was made) is no reason.
+    if keep == "correct" and any(run.problem.answer and not run.correct for run in (one, other)):
         reasons.append('set aside by keep="correct": an answer is not the gold one')
         return
     found.asked[pair.variable] += 1

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import analyses, hooks, organisms, tasks
+from ..analyses.interval import Estimate
 from ..core import GateError, InputError, Result
 
 PROBED, ERRED, ALTERED, SWAPPED, READ = 200, 128, 48, 48, 64  # problems of each analysis
@@ -42,12 +43,16 @@ class Unmeasured(Exception):
 
 @dataclass
 class Measured:
-    """The results of one model, by the name of the analysis, and why others are missing."""
+    """The results of one model, by the name of the analysis, and why others are missing.
+
+    accuracy: by mode, where it was measured beside the analyses
+    """
 
     card: hooks.Card
     fingerprint: str
     results: dict[str, Result] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    accuracy: dict[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

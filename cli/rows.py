@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from math import isnan, nan
 from typing import Any
 
+from ..analyses.errors_table import HOME
 from ..analyses.interval import interval_text
 from .measured import Measured
 
@@ -46,7 +47,7 @@ def row(label: str, found: Measured) -> dict[str, str]:
         "model": label,
         **_accuracies(found, results),
         **_wires(results),
-        **_steps(results),
+        **_steps(found, results),
         **_altered(results),
     }
 
@@ -58,9 +59,11 @@ def _text(estimate: Any) -> str:
 def _accuracies(found: Measured, results: Mapping[str, Any]) -> dict[str, str]:
     errors, elicited = results.get("errors"), found.card.elicited
     values = dict.fromkeys(("one-pass accuracy", "CoT accuracy"), "-")
-    if errors is not None:
-        values["one-pass accuracy"] = _text(errors.rate("accuracy, answer-only", "in distribution"))
-        values["CoT accuracy"] = _text(errors.rate("accuracy, cot", "in distribution"))
+    for name, mode in (("one-pass accuracy", "answer-only"), ("CoT accuracy", "cot")):
+        if mode in found.accuracy:
+            values[name] = _text(found.accuracy[mode])
+        elif errors is not None:
+            values[name] = _text(errors.rate(f"accuracy, {mode}", HOME))
     if found.card.known:
         values["CoT accuracy"] = f"{found.results['known'].manifest.circumstance['accuracy']:.2f}"
     shown = f"{elicited['accuracy']:.2f} (twin {elicited['twin']:.2f})" if elicited else "-"
@@ -81,7 +84,7 @@ def _wires(results: Mapping[str, Any]) -> dict[str, str]:
     return {**values, "copy share": "-" if isnan(copied) else f"{copied:.2f}"}
 
 
-def _steps(results: Mapping[str, Any]) -> dict[str, str]:
+def _steps(found: Measured, results: Mapping[str, Any]) -> dict[str, str]:
     ledger: Any = results.get("ledger")
     probes, beyond, settled = (results.get(name) for name in ("decodability", "beyond", "commitment"))
     share = _text(ledger.serial_share()) if ledger else "-"
@@ -90,7 +93,10 @@ def _steps(results: Mapping[str, Any]) -> dict[str, str]:
     if probes and not isnan(probes.forward_pass_bits()[0]):
         bits = f"{_text(probes.forward_pass_bits())} of {probes.null[-1].mean():.2f}"
     # Labels are gold values: of a chain that says others, nothing is known of when it says them.
-    right = "errors" in results and results["errors"].rate("accuracy, cot", "in distribution")[0] >= RIGHT
+    own = found.accuracy.get("cot")
+    if own is None and "errors" in results:
+        own = results["errors"].rate("accuracy, cot", HOME)
+    right = own is not None and own[0] >= RIGHT
     hidden = [beyond.hidden_bits(name) for name in beyond.variables] if beyond and right else []
     most = max((each for each in hidden if not isnan(each[0])), default=None)
     passage = settled.first_passage("forced") if settled else None

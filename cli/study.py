@@ -166,7 +166,7 @@ FIGURES = {
 }
 
 
-def _draw(function: str, results: Any, path: Path) -> None:
+def draw(function: str, results: Any, path: Path) -> None:
     """Draw and save one figure."""
     ax = getattr(figures, function)(results)
     figures.save(ax, path, formats=("pdf", "png"))
@@ -207,11 +207,11 @@ def _write(
     for name, (function, kind) in FIGURES.items():
         have = {m: found.results[kind] for m, found in rows.items() if kind in found.results}
         for family, few in _families(have).items():
-            jobs.append(pool.submit(_draw, function, few, folder / "figures" / f"{name}{family}"))
+            jobs.append(pool.submit(draw, function, few, folder / "figures" / f"{name}{family}"))
     if judged:
         shown = verdicts(judged)
         atomic_write(folder / "claims.csv", lambda path: shown.to_csv(path, index=False))
-        jobs.append(pool.submit(_draw, "claims", shown, folder / "figures" / "claims"))
+        jobs.append(pool.submit(draw, "claims", shown, folder / "figures" / "claims"))
     manifest = {
         "options": dict(options),
         "models": {name: found.fingerprint for name, found in measured.items()},

@@ -1,6 +1,6 @@
 """What a study prints: the tables in blocks, how to read them, why figures are missing, a verdict for every claim."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,18 @@ LEGEND = (
 )
 
 
-def _checks(measured: Mapping[str, Measured]) -> list[str]:
+def blocks(table: pd.DataFrame) -> list[str]:
+    """The table as it is printed, in blocks; models without a figure in a block are left out of it."""
+    lines = []
+    for title, columns in BLOCKS.items():
+        shown = table[["model", *columns]]
+        kept = shown[(shown[list(columns)] != "-").any(axis=1)]
+        if len(kept):
+            lines += [f"{title}:", kept.to_string(index=False), ""]
+    return lines
+
+
+def checks(measured: Mapping[str, Measured]) -> list[str]:
     """The worst null, gate and control over all models and tables."""
     tables: list[Any] = [r for found in measured.values() for k, r in found.results.items() if k in TABLES]
     probes: list[Any] = [f.results["decodability"] for f in measured.values() if "decodability" in f.results]
@@ -48,15 +59,10 @@ def _checks(measured: Mapping[str, Measured]) -> list[str]:
 
 def told(table: pd.DataFrame, measured: Mapping[str, Measured], judged: Sequence[Judged]) -> str:
     """The tables as they are printed, the verdicts, how to read them, and why figures are missing."""
-    lines = []
-    for title, columns in BLOCKS.items():
-        shown = table[["model", *columns]]
-        kept = shown[(shown[list(columns)] != "-").any(axis=1)]
-        if len(kept):
-            lines += [f"{title}:", kept.to_string(index=False), ""]
-    lines += [
+    lines = [
+        *blocks(table),
         *LEGEND,
-        *[f"- {text}" for text in _checks(measured)],
+        *[f"- {text}" for text in checks(measured)],
         *[f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in _notes(measured).items()],
     ]
     if judged:
@@ -74,14 +80,20 @@ def _notes(measured: Mapping[str, Measured]) -> dict[str, list[str]]:
         for reason in found.reasons.values():
             if not reason.startswith("not made for"):
                 notes.setdefault(reason, []).append(name)
-        ledger: Any = found.results.get("ledger")
-        if ledger is not None and ledger.depth() is None:
-            notes.setdefault("no depth: no step in the CoT whose swap can be scored", []).append(name)
-        channels: Any = found.results.get("channels", found.results.get("known"))
-        if channels is not None and channels.status().startswith("withheld"):
-            for letter in channels.status().removeprefix("withheld: ").split(", "):
-                notes.setdefault(f"withheld ({letter}): {analyses.CONDITIONS[letter]}", []).append(name)
+        for reason in withheld(found):
+            notes.setdefault(reason, []).append(name)
     return notes
+
+
+def withheld(found: Measured) -> Iterator[str]:
+    """Why figures of analyses that were run are not shown."""
+    ledger: Any = found.results.get("ledger")
+    if ledger is not None and ledger.depth() is None:
+        yield "no depth: no step in the CoT whose swap can be scored"
+    channels: Any = found.results.get("channels", found.results.get("known"))
+    if channels is not None and channels.status().startswith("withheld"):
+        for letter in channels.status().removeprefix("withheld: ").split(", "):
+            yield f"withheld ({letter}): {analyses.CONDITIONS[letter]}"
 
 
 def _verdict(one: Judged) -> list[str]:

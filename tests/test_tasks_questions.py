@@ -300,3 +300,20 @@ class TestUnknownAnswers:
         rows = (frame.quantity == "share") & (frame.variable == "operand.2") & (frame.outcome == "log-odds")
         shares = frame[rows].set_index("term").estimate
         assert shares["tokens"] > 0.95 and abs(shares["direct"]) < 0.05
+
+
+def test_pairs_with_made_partners_are_set_aside_only_where_an_answer_is_known_to_be_wrong(
+    organism: Callable[[str], Any],
+) -> None:
+    from loadbearing.analyses import channels
+
+    task, problems = Questions("sums"), organism("sft").task.problems(12)
+    for problem in problems[:11]:
+        task.add(problem.key, problem.prompt, problem.answer)
+    wrong = str((int(problems[11].answer) + 1) % 10)
+    task.add(problems[11].key, problems[11].prompt, wrong)
+    pairs = task.pairs(12, tokenizer=organism("sft").tokenizer)
+    found = channels(organism("sft"), pairs, target="answer", keep="correct").manifest.circumstance
+    reason = 'set aside by keep="correct": an answer is not the gold one'
+    assert found["dropped"]["number"][reason] == 1
+    assert found["asked"]["number"] == 11
