@@ -17,6 +17,8 @@ from .circularity import circularity
 from .circularity_table import Circularity
 from .commitment import commitment
 from .commitment_table import Commitment
+from .cost import cost
+from .cost_rows import Lengths
 from .decodability import decodability
 from .decodability_table import Decodability
 from .detail import by_layer, relay_by_position
@@ -30,7 +32,9 @@ from .ledger import ledger
 from .ledger_table import Ledger
 from .monitor import monitor
 from .monitor_table import Monitor
+from .parts import Parts
 from .patch import patch
+from .patch_parts import patch_in_parts
 from .patch_table import PatchMap, UnitPatchMap
 from .paths import paths
 from .paths_table import Paths
@@ -54,7 +58,9 @@ __all__ = [
     "Errors",
     "KnockOutEffect",
     "Ledger",
+    "Lengths",
     "Monitor",
+    "Parts",
     "PatchMap",
     "Paths",
     "RelayByPosition",
@@ -69,6 +75,7 @@ __all__ = [
     "channels",
     "circularity",
     "commitment",
+    "cost",
     "decodability",
     "doctor",
     "errors",
@@ -78,6 +85,7 @@ __all__ = [
     "monitor",
     "over_seeds",
     "patch",
+    "patch_in_parts",
     "paths",
     "relay_by_position",
     "subspace",

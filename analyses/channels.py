@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Runs, generate
 from ..hooks.gates import enforce
 from ..tasks import Pairs, Problem
+from .cell_parts import cells_in_parts
 from .cells import N_CELLS
 from .channel_table import Channels
 from .eight import Scores, eight_cells, memory_of
 from .estimates import OUTCOMES
 from .gates import run_gates, self_donor
+from .parts import Parts
 from .prepare import Cut, gold_answers, implied, prepare, third_answers
 from .targets import Aim, Onset, cot_runs, cut, resolve_target
 
@@ -35,6 +38,7 @@ def channels(
     batch_size: int = 64,
     memory: float = 0.5,
     max_new_tokens: int = 256,
+    parts: Parts | str | Path | None = None,
     progress: bool = False,
 ) -> Channels:
     """Set each of the three wires from the prompt to the target to the recipient's or the donor's value: eight cells.
@@ -46,10 +50,13 @@ def channels(
     open: another text that opens the answer-only run, whose accuracy is printed beside
     boundary: also measure with the opening text counted with the CoT (default: where the target is the onset)
     memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most (on a CPU more is not faster)
+    parts: a folder in which the scores of each batch are kept, so that an interrupted call goes on; or `Parts`, to
+        compute them by parts or by workers. The result is that of a call without, to the last bit
 
     Raises InputError for pairs of unequal prompt length or equal answers, and where no pair is left; GateError where
-    splicing does not reproduce the plain run. Problems without a partner: see `ablation`. Source of the estimand: the
-    mediation formulas of Pearl (2001) and Vig et al. (arXiv 2004.12265), for three wires at once, as Shapley values.
+    splicing does not reproduce the plain run; Interrupted while other `parts` are missing. Problems without a partner:
+    see `ablation`. Source of the estimand: the mediation formulas of Pearl (2001) and Vig et al. (arXiv 2004.12265),
+    for three wires at once, as Shapley values.
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:copy-tokens")
@@ -66,12 +73,16 @@ def channels(
     cuts = prepare(model, pairs, target, cot, seed=seed, max_new_tokens=max_new_tokens, progress=progress, **drawn)
     thirds = third_answers(cuts.rows, cuts.onset, seed)
     limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
-    scores = eight_cells(model, cuts.aims, thirds, more=gold_answers(cuts.rows, target), **limits)
+    given = (model, cuts.aims, thirds)
+    golds, twice = gold_answers(cuts.rows, target), boundary or (boundary is None and target == "onset")
+    if parts is not None:
+        scores, moved = cells_in_parts(*given, golds, Parts.of(parts), moved=twice, **limits)
+    else:
+        scores, moved = eight_cells(*given, more=golds, **limits), None
     gates = run_gates(model, cuts.runs, cuts.aims, thirds, scores)
     enforce(gates)
-    moved = None
-    if boundary or (boundary is None and target == "onset"):
-        moved = eight_cells(model, cuts.aims, thirds, open_with_cot=True, **limits).log_p
+    if twice and moved is None:
+        moved = eight_cells(*given, open_with_cot=True, **limits).log_p
     names = pairs.variables
     facts = {
         "seed": seed,

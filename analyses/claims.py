@@ -96,9 +96,14 @@ def load_claims(path: str | Path | None = None) -> tuple[tuple[Claim, ...], floa
     >>> claims[0].id, claims[0].side, level
     ('a', 'above', 0.05)
     """
-    text = Path(path).read_text() if path is not None else (files(__package__) / "claims.toml").read_text()
-    content = tomllib.loads(text)
-    return tuple(map(_claim, content["claim"])), float(content["level"])
+    try:
+        text = Path(path).read_text() if path is not None else (files(__package__) / "claims.toml").read_text()
+        content = tomllib.loads(text)
+        return tuple(map(_claim, content["claim"])), float(content["level"])
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(f"{path} holds no claims: {error}; expected TOML with `level` and [[claim]] tables") from error
 
 
 def _term(given: Mapping[str, Any]) -> Term:

@@ -38,6 +38,11 @@ class Scores:
     entropy: Float[np.ndarray, "pair 8"]
     state: Float[np.ndarray, "pair 8 d_model"]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Scores"]) -> "Scores":
+        """The scores of several batches as one."""
+        return cls(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(cls)))
+
 
 def eight_cells(
     model: Model,
@@ -48,6 +53,7 @@ def eight_cells(
     open_with_cot: bool = False,
     batch_size: int = 64,
     memory: float = 0.5,
+    longest: int | None = None,
     edit: Callable[[Caches, Sequence[Key]], None] | None = None,
     progress: bool = False,
 ) -> Scores:
@@ -58,19 +64,30 @@ def eight_cells(
 
     more: further answers to score, a row a pair; open_with_cot: count the opening text with the CoT, not the prompt
     memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most (on a CPU more is not faster)
+    longest: tokens of the greedy answer; None: as many as the longest answer has
     edit: changes the prompts' caches (keys `("P", pair, side)`) before anything is run over them
     """
-    if not aims:
-        raise InputError("no pairs to run")
-    size = max(1, min(batch_size, int(memory * 1e9 / memory_of(model, aims))))
-    longest = max(len(aim.answer) for pair in aims for aim in pair)  # what a mixed cell says may be longer than its own
+    size = batch_of(model, aims, batch_size, memory)
+    longest = longest_of(aims) if longest is None else longest
     answers = [answers_of(pair, [thirds[i], *(more[i] if more else ())]) for i, pair in enumerate(aims)]
     parts: list[Scores] = []
     for start in tqdm(range(0, len(aims), size), desc="eight cells", disable=not progress, leave=False):
         chunk = slice(start, start + size)
         spliced = splice_pairs(model, aims[chunk], open_with_cot=open_with_cot, edit=edit)
         parts.append(_read(model, spliced, answers[chunk], longest))
-    return Scores(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Scores)))
+    return Scores.joined(parts)
+
+
+def batch_of(model: Model, aims: Sequence[tuple[Aim, Aim]], batch_size: int, memory: float) -> int:
+    """How many pairs share a batch."""
+    if not aims:
+        raise InputError("no pairs to run")
+    return max(1, min(batch_size, int(memory * 1e9 / memory_of(model, aims))))
+
+
+def longest_of(aims: Sequence[tuple[Aim, Aim]]) -> int:
+    """The tokens of the longest answer: what a mixed cell says may be longer than its own."""
+    return max(len(aim.answer) for pair in aims for aim in pair)
 
 
 def memory_of(model: Model, aims: Sequence[tuple[Aim, Aim]]) -> float:

@@ -5,11 +5,11 @@ import sys
 
 def main() -> None:
     """Run the command line; the rooms load when a command needs them."""
-    from ..core import LoadbearingError
+    from ..core import LoadbearingError, printable
     from .app import app
 
     try:
         app(prog_name="loadbearing")
     except LoadbearingError as error:
-        print(f"loadbearing: {error}", file=sys.stderr)
+        print(f"loadbearing: {printable(str(error))}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,11 +1,13 @@
 """The commands: each is a thin layer over one function of the library."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from . import makers, reading, where, workers
+from ..core import InputError
+from . import makers, reading, record, where, workers
 from .options import (
     CotOption,
     KeepOption,
@@ -20,6 +22,19 @@ from .options import (
     VaryOption,
     load_both,
     show,
+)
+from .sharing import (
+    DeviceOption,
+    DtypeOption,
+    EngineOption,
+    GpusOption,
+    PartsOption,
+    RunsOption,
+    ShardOption,
+    WorkersOption,
+    load_options,
+    parts_of,
+    unless_parts_are_missing,
 )
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -38,20 +53,58 @@ def loadbearing() -> None:
 @app.command()
 def study(
     out: Annotated[Path, typer.Option("--out", help="a new folder for tables, results and figures")],
-    pairs: Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")] = 32,
+    pairs: Annotated[
+        int | None, typer.Option("--pairs", min=2, help="counterfactual pairs; default: 32 a variable, 64 of --model")
+    ] = None,
     models: Annotated[
         str | None, typer.Option("--organisms", help="names, joined with commas; default: the debate's")
     ] = None,
     full: Annotated[bool, typer.Option("--full", help="every organism, and every seed in the cache")] = False,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     quiet: QuietOption = False,
+    model: Annotated[str | None, typer.Option("--model", help="a model of your own: it is measured instead")] = None,
+    task: TaskOption = None,
+    problems: Annotated[int, typer.Option("--problems", min=1)] = 128,
+    cot: Annotated[
+        str, typer.Option("--cot", help='"model" (its own), "task" (gold) or "given" (transcripts)')
+    ] = "model",
+    max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="of a chain of thought")] = 256,
+    samples: SamplesOption = 1,
+    temperature: TemperatureOption = 0.0,
+    dtype: Annotated[str | None, typer.Option("--dtype", help='such as "bfloat16"')] = None,
+    device_map: Annotated[str | None, typer.Option("--device-map", help='such as "cuda:0" or "auto"')] = None,
+    attention: Annotated[str | None, typer.Option("--attention", help='"sdpa" or "eager"')] = None,
+    form: Annotated[str, typer.Option("--format", help="texts around the reasoning, by name")] = "auto",
+    remote_code: Annotated[bool, typer.Option("--remote-code", help="run the model's own Python files")] = False,
+    memory: MemoryOption = 2.0,
+    only: Annotated[str | None, typer.Option("--only", help="steps, joined with commas")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with the study in --out")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="print what it would take, and stop")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask before it starts")] = False,
 ) -> None:
-    """Measure the systems of the debate: their table, a verdict for every claim, results and figures."""
+    """Measure a model of your own (--model), or, without it, the systems of the debate: their table, and a verdict for
+    every claim."""
+    if model is not None:
+        if models is not None or full:
+            raise InputError("--organisms and --full are of the study of the debate: leave them out, or --model")
+        from .own import ask, run_own_study
+
+        loading = {"dtype": dtype, "device_map": device_map, "attention": attention, "format": form}
+        asks = None if yes or quiet or not sys.stdin.isatty() else ask
+        run_own_study(
+            out, model, task, loading={**loading, "remote_code": remote_code}, resume=resume, only_estimate=estimate,
+            agree=asks, progress=not quiet, problems=problems, pairs=pairs or 64, cot=cot, seed=seed,
+            max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, memory=memory,
+            only=tuple(only.split(",")) if only else None,
+        )  # fmt: skip
+        return
+    if task is not None or resume or estimate or only:
+        raise InputError("--task, --only, --resume and --estimate are of a model of your own: name it with --model")
     workers.context()  # first, so that its imports and ours run side by side
     from .study import run_study
 
     names = models.split(",") if models else None
-    run_study(out, pairs=pairs, names=names, full=full, seed=seed, progress=not quiet)
+    run_study(out, pairs=pairs or 32, names=names, full=full, seed=seed, progress=not quiet)
 
 
 @app.command()
@@ -67,16 +120,29 @@ def channels(
     keep: KeepOption = "all",
     memory: MemoryOption = 0.5,
     seed: Annotated[int, typer.Option("--seed")] = 0,
+    runs: RunsOption = None,
+    parts: PartsOption = None,
+    shard: ShardOption = "1/1",
+    engine: EngineOption = "local",
+    workers: WorkersOption = 1,
+    gpus: GpusOption = None,
+    dtype: DtypeOption = None,
+    device_map: DeviceOption = None,
     save: SaveOption = None,
     quiet: QuietOption = False,
 ) -> None:
     """How much of the target's dependence on the prompt goes direct, by relay, and by tokens."""
-    from .. import analyses
+    from .. import analyses, hooks
 
-    loaded, chosen = load_both(model, task)
+    options = load_options(dtype, device_map)
+    shared = parts_of(parts, shard, engine, workers, gpus, model, options)
+    loaded, chosen = load_both(model, task, **options)
     given = chosen.pairs(pairs, seed=seed, vary=vary)
+    texts = cot if runs is None else hooks.Store.open(runs).runs(loaded)
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep, "memory": memory}
-    result = analyses.channels(loaded, given, target=target, cot=cot, seed=seed, progress=not quiet, **drawn)
+    how: dict[str, Any] = {"target": target, "cot": texts, "seed": seed, "parts": shared, "progress": not quiet}
+    with unless_parts_are_missing(shard):
+        result = analyses.channels(loaded, given, **how, **drawn)
     show(result, result.table(), save, result.notes())
 
 
@@ -173,4 +239,5 @@ def doctor(
 
 makers.register(organisms)
 reading.register(app)
+record.register(app)
 where.register(app)

@@ -22,16 +22,18 @@ MemoryOption = Annotated[float, typer.Option("--memory", help="gigabytes for cac
 CotOption = Annotated[str, typer.Option("--cot", help='"model" (its own) or "task" (gold)')]
 
 
-def load_both(model: str, task: str | None) -> tuple[Any, Any]:
-    """The model, and the task that is named or that it was made for."""
+def load_both(model: str, task: str | None, **options: Any) -> tuple[Any, Any]:
+    """The model, and the task that is named or that it was made for; options: of `hooks.load`."""
     from .. import hooks, tasks
     from ..core import InputError
 
     chosen = tasks.load(task) if task is not None else None
-    loaded = hooks.load(model)
+    loaded = hooks.load(model, **options)
     chosen = chosen if chosen is not None else loaded.task
     if chosen is None:
-        raise InputError(f"{model!r} has no task of its own: pass --task, one of {', '.join([*tasks.TASKS, *tasks.FILES])}")
+        raise InputError(
+            f"{model!r} has no task of its own: pass --task, one of {', '.join([*tasks.TASKS, *tasks.FILES])}"
+        )
     return loaded, chosen
 
 
@@ -46,4 +48,8 @@ def show(result: Any, table: pd.DataFrame, save: Path | None, notes: Mapping[str
 
 def print_table(table: pd.DataFrame) -> None:
     """Print a table whole, two decimals a number."""
-    typer.echo(table.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+    from ..core import printable
+
+    seen = table.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
+    seen.columns = [printable(str(name)) for name in table.columns]
+    typer.echo(seen.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))

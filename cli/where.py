@@ -16,6 +16,15 @@ from .options import (
     load_both,
     show,
 )
+from .sharing import (
+    EngineOption,
+    GpusOption,
+    PartsOption,
+    ShardOption,
+    WorkersOption,
+    parts_of,
+    unless_parts_are_missing,
+)
 
 PairsOption = Annotated[int, typer.Option("--pairs", min=2, help="counterfactual pairs a variable")]
 ModeOption = Annotated[str, typer.Option("--mode", help='"answer-only" or "cot"')]
@@ -50,6 +59,11 @@ def patch(
     method: Annotated[str, typer.Option("--method", help='"exact", "gradient" or "auto"')] = "exact",
     memory: Annotated[str, typer.Option("--memory", help="for states under way")] = "1GB",
     resume: Annotated[str | None, typer.Option("--resume", help="keep an interrupted sweep in this file")] = None,
+    parts: PartsOption = None,
+    shard: ShardOption = "1/1",
+    engine: EngineOption = "local",
+    workers: WorkersOption = 1,
+    gpus: GpusOption = None,
     seed: SeedOption = 0,
     save: SaveOption = None,
     quiet: QuietOption = False,
@@ -59,7 +73,13 @@ def patch(
 
     loaded, given, run = _pairs(model, task, pairs, seed, vary, mode, target, cot)
     how: dict[str, Any] = {"direction": direction, "metric": metric, "method": method, "memory": memory}
-    result = analyses.patch(loaded, given, site, positions=position, resume=resume, progress=not quiet, **how, **run)
+    how |= {"positions": position, "resume": resume, "progress": not quiet, **run}
+    shared = parts_of(parts, shard, engine, workers, gpus, model)
+    if shared is None:
+        result = analyses.patch(loaded, given, site, **how)
+    else:
+        with unless_parts_are_missing(shard):
+            result = analyses.patch_in_parts(loaded, given, site, parts=shared, **how)
     if "unit" in result.coords:
         table = result.frame().drop(columns="exact")
     else:

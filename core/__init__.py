@@ -3,6 +3,7 @@
 from .errors import GateError, InputError, Interrupted, LoadbearingError, UnknownNameError, check_name
 from .files import atomic_write, new_folder
 from .result import Manifest, Result, circumstance, load_result
+from .text import printable
 
 __all__ = [
     "GateError",
@@ -17,4 +18,5 @@ __all__ = [
     "circumstance",
     "load_result",
     "new_folder",
+    "printable",
 ]

@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONG = 200  # characters of a wrong name that an error shows
+
 
 class LoadbearingError(ValueError):
     """The base of every error that loadbearing raises on purpose; the command line prints it on one line."""
@@ -41,6 +43,7 @@ def check_name(kind: str, name: str, choices: Iterable[str]) -> str:
     known = list(choices)
     if name in known:
         return name
-    nearest = get_close_matches(name, known, n=1, cutoff=0.0)
+    nearest = get_close_matches(str(name)[:LONG], known, n=1, cutoff=0.0)
     hint = f"; nearest: {nearest[0]!r}" if nearest else ""
-    raise UnknownNameError(f"unknown {kind} {name!r}: expected one of {', '.join(known) or '(none)'}{hint}")
+    shown = repr(name) if len(repr(name)) <= LONG else f"{repr(name)[:LONG]}..."
+    raise UnknownNameError(f"unknown {kind} {shown}: expected one of {', '.join(known) or '(none)'}{hint}")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from os.path import isfile  # False for what no path can be, where pathlib raises
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,6 +18,7 @@ from .errors import InputError, check_name
 from .files import atomic_write
 
 SCHEMA = 1
+HEADER = {"kind": str, "schema": int, "coords": dict, "identity": dict, "circumstance": dict}
 
 
 @dataclass(frozen=True)
@@ -114,20 +116,27 @@ def load_result(path: str | Path) -> Any:
     Raises InputError if the file is missing, is no result of ours, or was written by a newer schema.
     """
     path = Path(path)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"no result at {path}: expected a .safetensors file that Result.save wrote")
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["loadbearing"])
-            missing = {"kind", "schema", "coords", "identity", "circumstance"} - set(header)
+            missing = set(HEADER) - set(header)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError, OSError, SafetensorError) as error:
         raise InputError(f"{path} is no result of loadbearing: {error}") from error
     if not isinstance(header, dict) or missing:
         raise InputError(f"{path} is no result of loadbearing: its header lacks {sorted(missing)}")
+    if wrong := [name for name, of in HEADER.items() if type(header[name]) is not of]:
+        raise InputError(f"{path} is no result of loadbearing: {wrong[0]!r} of its header is of the wrong type")
     if header["schema"] > SCHEMA:
         raise InputError(f"{path} has schema {header['schema']}; this version reads up to {SCHEMA}: update loadbearing")
     kind = Result.kinds[check_name("kind of result", header["kind"], sorted(Result.kinds))]
     if missing := set(kind.axes) - set(arrays):
         raise InputError(f"{path}: arrays {sorted(missing)} are missing")
-    return kind.from_parts(arrays, header["coords"], Manifest(header["identity"], header["circumstance"]))
+    if wrong := [name for name, labels in header["coords"].items() if not isinstance(labels, list)]:
+        raise InputError(f"{path} is no result of loadbearing: its labels of {wrong[0]!r} are no list")
+    try:
+        return kind.from_parts(arrays, header["coords"], Manifest(header["identity"], header["circumstance"]))
+    except (KeyError, TypeError) as error:  # fields and axes that are not this kind's
+        raise InputError(f"{path} is no {header['kind']} that this version reads: {error}") from error

@@ -24,8 +24,10 @@ FILES: dict[Any, Any] = {
     "savefig.bbox": "standard",  # the size of the file is the size of the figure: it fits the column
     "savefig.facecolor": "white",
 }
+LITERAL: dict[Any, Any] = {"text.parse_math": False}  # a "$" in a name is no formula
 PAPER: dict[Any, Any] = {
     **FILES,
+    **LITERAL,
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
     "font.size": 7.5,
     "axes.labelsize": 7.5,

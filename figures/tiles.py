@@ -12,7 +12,8 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.font_manager import FontProperties
 
-from .canvas import figure_of, merged
+from ..core import printable
+from .canvas import TEXT, TICK, figure_of, merged
 from .style import COLUMN, DOUBLE_COLUMN
 
 GAP = 1  # columns between two tiles
@@ -31,7 +32,7 @@ class Tile:
 def size(tiles: Mapping[str, Tile]) -> tuple[float, float]:
     """Width and height, in inches, of a figure of these tiles."""
     columns = sum(len(tile.columns) + GAP for tile in tiles.values()) - GAP
-    longest = max(len(name) for tile in tiles.values() for name in tile.columns)
+    longest = max(len(printable(name, TICK)) for tile in tiles.values() for name in tile.columns)
     rows = len(merged(tile.rows for tile in tiles.values()))
     # A letter of 7 points is about 0.06 inches; the rest is the axis' name and the models' names.
     return DOUBLE_COLUMN if columns > WIDE else COLUMN, min(0.2 * rows, 2.4) + 0.06 * longest + 0.5
@@ -54,7 +55,8 @@ def draw(axes: Axes, tiles: Mapping[str, Tile], colours: Colormap, scale: Normal
         if name:
             middle = end + len(tile.columns) / 2
             place = axes.get_xaxis_transform()
-            axes.text(middle, 1.03, name, transform=place, ha="center", weight="bold", parse_math=False)
+            shown = printable(name, TEXT)
+            axes.text(middle, 1.03, shown, transform=place, ha="center", weight="bold", parse_math=False)
         end += len(tile.columns) + GAP
     axes.set_xlim(0, end - GAP)
     axes.set_ylim(len(rows), 0)
@@ -75,14 +77,14 @@ def _mesh(
 
 
 def _label(axes: Axes, tiles: Mapping[str, Tile], rows: list[str], starts: Mapping[str, int]) -> None:
-    """Names of rows and columns, every k-th where not all of them fit."""
+    """Names of rows and columns, every k-th where not all of them fit, printable: they are drawn to be measured."""
     width, height = cell_points(axes)
     every = math.ceil(1.1 * _points(rcParams["xtick.labelsize"]) / width)
     ticks = {starts[name] + i + 0.5: column for name, tile in tiles.items() for i, column in _some(tile.columns, every)}
-    axes.set_xticks(list(ticks), list(ticks.values()), rotation=90, parse_math=False)
+    axes.set_xticks(list(ticks), [printable(name, TICK) for name in ticks.values()], rotation=90, parse_math=False)
     every = math.ceil(1.1 * _points(rcParams["ytick.labelsize"]) / height)
     shown = dict(_some(rows, every))
-    axes.set_yticks([i + 0.5 for i in shown], list(shown.values()), parse_math=False)
+    axes.set_yticks([i + 0.5 for i in shown], [printable(name, TICK) for name in shown.values()], parse_math=False)
     axes.tick_params(length=0)
 
 

@@ -58,8 +58,6 @@ def to_write(after: str, start: str) -> str:
 
 def _rendered(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[str, Any], day: str) -> str:
     """The messages as one text, up to where the model is to write."""
-    from jinja2 import TemplateError
-
     if not getattr(tokenizer, "chat_template", None):
         raise InputError("this tokenizer has no chat template: give format='plain', or set its `chat_template`")
     source = tokenizer.get_chat_template()
@@ -77,7 +75,7 @@ def _rendered(tokenizer: Any, messages: list[dict[str, str]], options: Mapping[s
             add_generation_prompt=True,
             **options,
         )
-    except (TemplateError, TypeError) as error:
+    except Exception as error:  # a template is a program of someone else's, and may fail in any way
         advice = "begin the question with the system message instead" if len(messages) > 1 else "change `template`"
         raise InputError(f"the chat template refuses what it is given ({error}): {advice}") from error
     return str(text)

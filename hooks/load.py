@@ -2,6 +2,7 @@
 
 import copy
 import importlib.resources
+import os
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def _from_name(name: str, options: dict[str, Any], tokenizer: Any) -> tuple[nn.M
     where: str | Path = name
     if name.startswith(ORGANISM):
         where = organism_folder(name.removeprefix(ORGANISM))
-    elif Path(name).exists():
+    elif os.path.exists(name):  # False for what no path can be
         where = Path(name)
         if not (where / "config.json").is_file():
             raise InputError(f"{name} is no model folder: expected config.json, weights and tokenizer files in it")

@@ -51,7 +51,7 @@ def _slice(span: tuple[int, int], text: str | None, position: str) -> list[int]:
     if text is None:
         return places
     parts = text.split(":")
-    if len(parts) > 3 or not all(re.fullmatch(r"-?\d*", part.strip()) and part.strip() != "-" for part in parts):
+    if len(parts) > 3 or not all(re.fullmatch(r"-?\d{0,9}", part.strip()) and part.strip() != "-" for part in parts):
         raise InputError(f"position {position!r}: [{text}] is no index and no slice")
     numbers = [int(part) if part.strip() else None for part in parts]
     if len(numbers) == 3 and numbers[2] == 0:

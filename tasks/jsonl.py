@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from os.path import isfile  # False for what no path can be, where pathlib raises
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,7 +37,7 @@ def read_jsonl(spec: str) -> Questions:
     """
     name, options = parse_file_spec(spec, {**RULE_OPTIONS, **FIELD_OPTIONS})
     path = Path(name)
-    if not path.is_file():
+    if not isfile(path):
         raise InputError(f"{path}: there is no such file; expected one question a line, as JSON")
     return questions_of(spec, options, f"{path}, line", _lines(path), _record)
 

@@ -1,7 +1,7 @@
 """`dataset:PATH` and `inspect:PATH`: questions from a folder of Hugging Face datasets, or from a log of inspect_ai."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from os.path import isfile  # False for what no path can be, where pathlib raises
 from typing import Any
 
 from ..core import InputError, check_name
@@ -32,7 +32,7 @@ def read_dataset(spec: str) -> Questions:
     path, options = parse_file_spec(spec, {**RULE_OPTIONS, **FIELD_OPTIONS, "split": ""})
     try:
         found = load_from_disk(path)
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{path}: expected a folder written by save_to_disk of the library datasets: {error}"
         ) from None
@@ -60,7 +60,7 @@ def read_inspect(spec: str) -> Questions:
     except ImportError as error:
         raise InputError(f"{spec}: install inspect_ai: pip install 'loadbearing[inspect]'") from error
     path, options = parse_file_spec(spec, RULE_OPTIONS)
-    if not Path(path).is_file():
+    if not isfile(path):
         raise InputError(f"{path}: there is no such file; expected a log of inspect_ai (.eval or .json)")
     try:
         log = read_eval_log(path, resolve_attachments="core")
