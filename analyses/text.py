@@ -1,5 +1,6 @@
 """What the text of a chain of thought alone says about a variable: counted where that is exact, else read."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -208,9 +209,11 @@ def _problems(task: Task) -> tuple[list[Problem], bool]:
 
 
 def _encode(tokenizer: Any, problems: Sequence[Problem]) -> list[tuple[int, ...]]:
-    """The gold chains of thought as `replay_gold` gives them to a model, in one call."""
-    encoded = tokenizer([problem.cot for problem in problems], add_special_tokens=False)["input_ids"]
-    return [tuple(ids) for ids in encoded]
+    """The gold chains of thought as `replay_gold` gives them to a model; many problems share one."""
+    texts = [problem.cot for problem in problems]
+    distinct = list(dict.fromkeys(texts))
+    ids = dict(zip(distinct, map(tuple, tokenizer(distinct, add_special_tokens=False)["input_ids"]), strict=True))
+    return [ids[text] for text in texts]
 
 
 def _counts(
@@ -226,15 +229,14 @@ def _counts(
     """
     known, values, deviating = gold
     cue = runs[0].tokens("cue")
-    whole = [text + cue for text in known.texts]
-    labels = _numbered(values, classes)
+    labels = _numbered(values, classes).tolist()
+    stated = Counter((text + cue, label) for text, label in zip(known.texts, labels, strict=True) if label >= 0)
     uniform = np.full(len(classes), 1 / len(classes))
     found = np.empty((len(runs), len(classes)))
     for length in {len(text) for text in texts}:
         counts: dict[tuple[int, ...], NDArray[Any]] = {}
-        for text, label in zip(whole, labels, strict=True):
-            if label >= 0:
-                counts.setdefault(text[:length], np.zeros(len(classes)))[label] += 1
+        for (text, label), times in stated.items():
+            counts.setdefault(text[:length], np.zeros(len(classes)))[label] += times
         for i, text in enumerate(texts):
             if len(text) == length:
                 count = counts.get(text, np.zeros(len(classes)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
@@ -98,6 +98,7 @@ def _literal_tick(given: Formatter, literal: Callable[[object, int], str], at: A
     return literal(given(at, number), TICK)
 
 
+@cache
 def draws(character: str) -> bool:
     """Whether the font of our style has a character."""
     return get_font(findfont(FontProperties(family=PAPER["font.family"]))).get_char_index(ord(character)) != 0

@@ -58,8 +58,10 @@ def continue_each(
 
     module: Any = copy.copy(model.module)
     module.generation_config = GenerationConfig()
-    sizes = [written_bytes(module, len(p), max_new_tokens, drawn=temperature > 0) for p in prefixes]
-    order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
+    lengths = [len(prefix) for prefix in prefixes]
+    each = {n: written_bytes(module, n, max_new_tokens, drawn=temperature > 0) for n in set(lengths)}
+    sizes = [each[n] for n in lengths]
+    order = sorted(range(len(prefixes)), key=lengths.__getitem__)
     found: dict[int, tuple[tuple[int, ...], int | None]] = {}
     with tqdm(total=len(prefixes), desc="generate", unit="run", disable=not progress, leave=False) as bar:
         for chunk in batches(order, sizes, batch_size, memory):

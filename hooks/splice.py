@@ -3,6 +3,8 @@
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -34,10 +36,10 @@ class Job:
     ids: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...] = ()
 
-    @property
+    @cached_property
     def tokens(self) -> tuple[int, ...]:
         """Every token that is run."""
-        return self.ids + sum(self.branches, ())
+        return tuple(chain(self.ids, *self.branches))
 
 
 @torch.no_grad()
