@@ -105,6 +105,18 @@ class Ledger(Result):
         """A row an edge and quantity; edges without scorable pairs are left out (blank, not 0)."""
         return self._frame.copy()
 
+    def table(self) -> pd.DataFrame:
+        """A row a target, a column a source: load, or "-" where no pair can be scored; copy edges in brackets."""
+        rows = []
+        for t, target in enumerate(self.targets):
+            row = {"target": target}
+            for s, source in enumerate(self.sources):
+                rate = self.rate(self.quantities[0], target, source)[0]
+                text = "-" if np.isnan(rate) else f"{rate:.2f}"
+                row[source] = f"({text})" if self.copy_edge[t, s] else text
+            rows.append(row)
+        return pd.DataFrame(rows)
+
     def unswapped_frame(self) -> pd.DataFrame:
         """How often the unswapped output of each target is the text as written, another value, or none."""
         rows = []

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from html import escape
 from importlib.metadata import version
 from os.path import isfile  # False for what no path can be, where pathlib raises
 from pathlib import Path
@@ -16,8 +17,10 @@ from safetensors.numpy import save_file
 
 from .errors import InputError, check_name
 from .files import atomic_write
+from .text import printable
 
 SCHEMA = 1
+SHOWN = 20  # rows of a table that are printed
 HEADER = {"kind": str, "schema": int, "coords": dict, "identity": dict, "circumstance": dict}
 
 
@@ -80,6 +83,10 @@ class Result:
         """The result as a tidy table."""
         raise InputError(f"a {self.kind} has no table of its own")
 
+    def table(self) -> pd.DataFrame | str:
+        """What is printed of the result: the frame, unless a kind has a shorter table."""
+        return self.frame()
+
     def save(self, path: str | Path) -> Path:
         """Write one safetensors file, whole or not at all; `loadbearing.load` reads it back.
 
@@ -104,10 +111,40 @@ class Result:
         )
         return f"<{type(self).__name__} {self.manifest.identity.get('model', '')}: {shapes}>"
 
+    def __str__(self) -> str:
+        """What it is, and its table; of a long one the first rows."""
+        shown = self.table()
+        if isinstance(shown, pd.DataFrame):
+            shown = shown.head(SHOWN).to_string(index=False) + _more(shown)
+        return printable(f"{self._head()}\n{shown}")
+
+    def _head(self) -> str:
+        return f"{type(self).__name__} of {self.manifest.identity.get('model', 'several models')}"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What IPython shows in a terminal."""
+        printer.text(repr(self) if cycle else str(self))
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        shown = self.table()
+        if isinstance(shown, pd.DataFrame):
+            rows = shown.head(SHOWN).map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
+            rows = rows.rename(columns=lambda name: printable(str(name)))
+            table = rows.to_html(index=False, border=0, na_rep="-") + f"<p>{_more(shown)}</p>"
+        else:
+            table = f"<pre>{escape(printable(shown))}</pre>"
+        return f"<p>{escape(printable(self._head()))}</p>\n{table}"
+
     @classmethod
     def from_parts(cls, arrays: Mapping[str, Any], coords: Mapping[str, Any], manifest: Manifest) -> "Result":
         """Rebuild a result from what `save` wrote."""
         return cls(coords={k: tuple(v) for k, v in coords.items()}, manifest=manifest, **arrays)
+
+
+def _more(table: pd.DataFrame) -> str:
+    """Where the rows are that are not shown."""
+    return f"\n... {len(table) - SHOWN} more rows: frame()" if len(table) > SHOWN else ""
 
 
 def load_result(path: str | Path) -> Any:

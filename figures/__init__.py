@@ -18,6 +18,7 @@ from .commitment import commitment
 from .decodability import decodability, decodability_map
 from .history import history
 from .knockout import knockout
+from .latex import latex
 from .ledger import ledger
 from .patch import patch, patch_depth, patch_heads
 from .paths import paths
@@ -44,6 +45,7 @@ __all__ = [
     "errors",
     "history",
     "knockout",
+    "latex",
     "ledger",
     "patch",
     "patch_depth",

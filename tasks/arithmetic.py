@@ -65,10 +65,7 @@ class Arithmetic(Chain):
                 f"task {self.spec!r}: expected {self.terms} numbers from 0 to {self.modulus - 1} and an operator "
                 f"between any two, got {tuple(operands)} with {len(places)} operators"
             )
-        return self._drawn((*operands, *places))
-
-    def _drawn(self, row: Row) -> Problem:
-        return self._hinted(self._build(row))
+        return self._hinted(self._build((*operands, *places)))
 
     def _spelled(self, row: Row) -> tuple[Row, str]:
         """The operands and the operators of a row."""

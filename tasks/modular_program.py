@@ -59,6 +59,9 @@ class ModularProgram(Arithmetic):
     def _drawable(self) -> str:
         return check_name("ops", self.options["ops"], ["+*", "+*-"])
 
+    def _drawn(self, row: Row) -> Problem:
+        return self.problem(*self._spelled(row))
+
     def _proper(self, row: Row) -> bool:
         operators = enumerate(self._spelled(row)[1], start=1)
         factors = [row[k] for k, operator in operators if operator == "*"]

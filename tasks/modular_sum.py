@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 from ..core import check_name
 from .arithmetic import Arithmetic
+from .chain import Row
 from .problem import Problem, Task
 
 
@@ -54,6 +55,16 @@ class ModularSum(Arithmetic):
 
     def _drawable(self) -> str:
         return check_name("signs", self.options["signs"], ["+", "-", "+-"])
+
+    def _drawn(self, row: Row) -> Problem:
+        return self.problem(*self._signed(row))
+
+    def _numbers(self, problem: Problem) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return self._signed(self._row(problem))
+
+    def _signed(self, row: Row) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        operands, operators = self._spelled(row)
+        return operands, tuple(1 if operator == "+" else -1 for operator in operators)
 
     def _operator_words(self) -> list[str]:
         return ["+", "-"]

@@ -1,0 +1,128 @@
+"""What a result shows of itself: in a terminal, in a notebook, in a paper."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from loadbearing import analyses, figures, hooks
+from loadbearing.core import InputError, Manifest
+from loadbearing.core.result import SHOWN
+
+NASTY = "<b>$x^2_1$ & 50% #1 {~} \\cmd\x1b[31m\u202e"
+
+
+@pytest.fixture(scope="module")
+def made() -> dict[str, Any]:
+    model = hooks.load("organism:sft")
+    assert model.task is not None
+    problems, pairs = model.task.problems(4), model.task.pairs(2)
+    runs = hooks.generate(model, problems)
+    return {
+        "channels": analyses.channels(model, pairs),
+        "ledger": analyses.ledger(model, problems),
+        "behaviour": analyses.behaviour(model, problems),
+        "patch": analyses.patch(model, pairs, mode="cot"),
+        "knockout": analyses.knockout(model, runs, queries="cue[-1]", keys="prompt"),
+        "doctor": analyses.doctor(model),
+    }
+
+
+KINDS = ("channels", "ledger", "behaviour", "patch", "knockout", "doctor")
+
+
+class _Cells(HTMLParser):
+    """The texts of the cells of a page, and the tags that it has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_terminal_shows_what_it_is_and_its_table(kind: str, made: dict[str, Any]) -> None:
+    shown, table = str(made[kind]), made[kind].table()
+    assert shown.startswith(f"{type(made[kind]).__name__} of sft\n")
+    if isinstance(table, str):
+        assert shown.endswith(table)
+    else:
+        lines = shown.splitlines()[1:]
+        assert lines[0].split() == " ".join(table.columns).split()
+        assert len(lines) == 1 + min(len(table), SHOWN) + (len(table) > SHOWN)
+
+
+def test_of_a_long_table_the_first_rows_are_shown_and_the_others_named(made: dict[str, Any]) -> None:
+    class Long(type(made["behaviour"])):  # type: ignore[misc]
+        kind = "long"
+
+        def table(self) -> pd.DataFrame:
+            return pd.DataFrame({"row": range(SHOWN + 7)})
+
+    long = Long(**made["behaviour"].arrays(), coords=made["behaviour"].coords, manifest=made["behaviour"].manifest)
+    assert str(long).endswith(f"{SHOWN - 1}\n... 7 more rows: frame()")
+    assert "... 7 more rows" in long._repr_html_()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_notebook_shows_the_same_cells(kind: str, made: dict[str, Any]) -> None:
+    page, table = _Cells(), made[kind].table()
+    page.feed(made[kind]._repr_html_())
+    words = [table] if isinstance(table, str) else [*map(str, table.columns), str(table.iloc[0, 0])]
+    assert all(word in page.texts for word in words)
+
+
+def test_a_hostile_name_is_text_in_a_terminal_in_a_notebook_and_in_a_paper(made: dict[str, Any]) -> None:
+    found = made["behaviour"]
+    named = replace(found, manifest=Manifest({**found.manifest.identity, "model": NASTY}))
+    page = _Cells()
+    page.feed(named._repr_html_())
+    assert "b" not in page.tags and "\x1b" not in named._repr_html_() + str(named)
+    frame = pd.DataFrame({NASTY: [NASTY], "share": [0.5]})
+    written = figures.latex(frame)
+    body = written.split("\\midrule")[1].split("\\bottomrule")[0]
+    assert "\x1b" not in written and "\u202e" not in written
+    # Nothing that LaTeX would act on is left: each such character stands behind a backslash.
+    assert not re.search(r"(?<!\\)[$%#_^]", body) and body.count("&") - body.count("\\&") == 1
+
+
+class TestLatex:
+    def test_rows_and_columns_are_those_of_the_table(self, made: dict[str, Any]) -> None:
+        table = made["channels"].table()
+        written = figures.latex(made["channels"])
+        rows = [line for line in written.splitlines() if line.endswith("\\\\")]
+        assert len(rows) == 1 + len(table)
+        assert {row.count(" & ") for row in rows} == {len(table.columns) - 1}
+        assert [rule for rule in ("\\toprule", "\\midrule", "\\bottomrule") if rule not in written] == []
+        assert table["tokens"][0] in rows[1]
+
+    def test_models_of_a_dict_stand_under_one_another_with_their_names(self, made: dict[str, Any]) -> None:
+        written = figures.latex({"A_1": made["channels"], "B": made["channels"]}, columns=["model", "tokens"])
+        rows = [line for line in written.splitlines() if line.endswith("\\\\")]
+        assert rows[0] == "model & tokens \\\\"
+        assert [row.split(" & ")[0] for row in rows[1:]] == ["A\\_1"] * 5 + ["B"] * 5
+
+    def test_caption_and_label_make_it_float(self, made: dict[str, Any]) -> None:
+        written = figures.latex(made["ledger"], caption="Who reads whom.", label="tab:ledger")
+        assert written.startswith("\\begin{table}") and "\\caption{Who reads whom.}" in written
+        assert "\\label{tab:ledger}" in written and "\\begin{table}" not in figures.latex(made["ledger"])
+
+    def test_what_cannot_be_a_table_is_told(self, made: dict[str, Any]) -> None:
+        with pytest.raises(InputError, match="the table of a patch is text: give its frame"):
+            figures.latex(made["patch"])
+        with pytest.raises(InputError, match="expected results of one kind in a table, got channels, ledger"):
+            figures.latex({"a": made["channels"], "b": made["ledger"]})
+        with pytest.raises(InputError, match=r"unknown column 'token'.*nearest: 'tokens'"):
+            figures.latex(made["channels"], columns=["token"])
+
+    def test_a_missing_number_is_a_dash(self) -> None:
+        assert "\n- & 0.50 \\\\\n" in figures.latex(pd.DataFrame({"a": [float("nan")], "b": [0.5]}))
