@@ -15,6 +15,7 @@ from ..hooks import Model, Run, Runs
 from ..hooks.cache import Caches, Layers
 from ..hooks.format import tokenize
 from ..hooks.gates import Gate, enforce, judge
+from ..hooks.memory import MEMORY, batches, cache_bytes
 from ..hooks.splice import Job, run_jobs
 from ..hooks.support import check_spliceable
 from ..tasks import Piece, Problem
@@ -22,6 +23,7 @@ from .ablation_table import Ablation
 from .cells import N_CELLS
 from .eight import Key, eight_cells, plain_log_p
 from .gates import ADVICE, GATE_PAIRS
+from .gold import accuracy_of, set_aside
 from .prepare import KEEP
 from .targets import Aim, cot_runs, count_reasons, cut, resolve_target
 
@@ -44,7 +46,7 @@ def ablation(
     keep: str = "all",
     seed: int = 0,
     batch_size: int = 64,
-    memory: float = 0.5,
+    memory: float = MEMORY,
     max_new_tokens: int = 256,
     progress: bool = False,
 ) -> Ablation:
@@ -72,21 +74,15 @@ def ablation(
     for name, value, known in (("baseline", baseline, BASELINES), ("text", text, TEXTS), ("keep", keep, KEEP)):
         check_name(name, value, known)
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature}
-    runs = cot_runs(model, problems, cot, progress, max_new_tokens, seed=seed, **drawn)
+    runs = cot_runs(model, problems, cot, progress, max_new_tokens, seed=seed, memory=memory, **drawn)
     rows, dropped = _own(model, runs, target, keep)
     edit = None
     if baseline != "neutral":
-        rows, edit, few = _edited(model, rows, baseline, batch_size)
+        rows, edit, few = _edited(model, rows, baseline, batch_size, memory)
         dropped += few
     if not rows:
         raise InputError(f"no problem is left for target {target!r}: {count_reasons(dropped)}")
-    fill = tokenize(model.tokenizer, [Piece(filler)]).ids[-1]
-    rng = np.random.default_rng(seed)
-    shared = _shared([aim.prompt for _, aim in rows])
-    pairs = [(_off(run, aim, (baseline, text), fill, shared, rng), aim) for run, aim in rows]
-    unchanged = sum(off.cot == aim.cot for off, aim in pairs)
-    if unchanged == len(pairs):
-        raise InputError(f"text={text!r} leaves every chain of thought as it is: take another baseline for the text")
+    pairs, unchanged = _off_and_on(model, rows, (baseline, text), filler, seed)
     limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
     scores = eight_cells(model, pairs, [None] * len(pairs), edit=edit, **limits)
     gate = _gate(model, rows, scores.log_p[..., 1])
@@ -96,7 +92,7 @@ def ablation(
     own = np.array([[aim.value] for _, aim in rows], dtype=object)
     keys = list(dict.fromkeys(run.problem.key for run, _ in rows))
     facts = {"seed": seed, "asked": len(runs), "dropped": count_reasons(dropped), "gates": [gate.asdict()]}
-    facts |= {"accuracy": runs.accuracy, "text_unchanged": unchanged}
+    facts |= {**accuracy_of(runs), "text_unchanged": unchanged}
     how = {"task": task.spec, "target": target, "baseline": baseline, "text": text, "filler": filler, "keep": keep}
     how |= {"cot": cot if isinstance(cot, str) else "given", **drawn}
     return Ablation(
@@ -107,6 +103,20 @@ def ablation(
         kept=(said == own).astype(float),
         broken=(said == None).astype(float),  # noqa: E711 - elementwise
     )
+
+
+def _off_and_on(
+    model: Model, rows: Sequence[tuple[Run, Aim]], how: tuple[str, str], filler: str, seed: int
+) -> tuple[list[tuple[Aim, Aim]], int]:
+    """Each run with every wire at its baseline, and as it is; and how many chains that leaves as they are."""
+    fill = tokenize(model.tokenizer, [Piece(filler)]).ids[-1]
+    rng = np.random.default_rng(seed)
+    shared = _shared([aim.prompt for _, aim in rows])
+    pairs = [(_off(run, aim, how, fill, shared, rng), aim) for run, aim in rows]
+    unchanged = sum(off.cot == aim.cot for off, aim in pairs)
+    if unchanged == len(pairs):
+        raise InputError(f"text={how[1]!r} leaves every chain of thought as it is: take another baseline for the text")
+    return pairs, unchanged
 
 
 def _gate(model: Model, rows: Sequence[tuple[Run, Aim]], log_p: NDArray[Any]) -> Gate:
@@ -123,8 +133,8 @@ def _own(model: Model, runs: Runs, target: str, keep: str) -> tuple[list[tuple[R
     dropped: list[str] = []
     for run in runs:
         aim = cut(run, onset, target, model)
-        if keep == "correct" and not run.correct:
-            dropped.append('set aside by keep="correct": the answer is not the gold one')
+        if keep == "correct" and (reason := set_aside(run)):
+            dropped.append(reason)
         elif isinstance(aim, str):
             dropped.append(aim)
         else:
@@ -167,7 +177,7 @@ def _off(run: Run, aim: Aim, how: tuple[str, str], fill: int, shared: tuple[int,
 
 
 def _edited(
-    model: Model, rows: Sequence[tuple[Run, Aim]], baseline: str, batch_size: int
+    model: Model, rows: Sequence[tuple[Run, Aim]], baseline: str, batch_size: int, memory: float
 ) -> tuple[list[tuple[Run, Aim]], Callable[[Caches, Sequence[Key]], None], list[str]]:
     """The rows that a baseline exists for, and what sets the first side's prompt caches to it."""
     means: dict[int, Layers] = {}
@@ -176,7 +186,7 @@ def _edited(
         heads: dict[int, list[tuple[int, ...]]] = {}
         for _, aim in rows:
             heads.setdefault(len(aim.head), []).append(aim.head)
-        means = {size: _mean(model, own, batch_size) for size, own in heads.items() if len(own) >= FEWEST}
+        means = {size: _mean(model, own, batch_size, memory) for size, own in heads.items() if len(own) >= FEWEST}
         kept = [row for row in rows if len(row[1].head) in means]
         few = [f"fewer than {FEWEST} problems of the same prompt length, for a mean"] * (len(rows) - len(kept))
         rows = kept
@@ -196,13 +206,13 @@ def _after_sink(own: tuple[torch.Tensor, torch.Tensor], other: tuple[torch.Tenso
     return tuple(torch.cat([mine[:, :, :1], theirs[:, :, 1:]], dim=2) for mine, theirs in zip(own, other, strict=True))
 
 
-def _mean(model: Model, heads: Sequence[tuple[int, ...]], batch_size: int) -> Layers:
+def _mean(model: Model, heads: Sequence[tuple[int, ...]], batch_size: int, memory: float) -> Layers:
     """Keys and values averaged over prompts of one length."""
     total: list[torch.Tensor] = []
-    for start in range(0, len(heads), batch_size):
+    each = [2.0 * len(head) * cache_bytes(model.module) for head in heads]  # kept, and put together
+    for chunk in batches(range(len(heads)), each, batch_size, memory / 2):
         caches = Caches()
-        chunk = dict(enumerate(heads[start : start + batch_size]))
-        run_jobs(model, {i: Job((), head) for i, head in chunk.items()}, caches)
+        run_jobs(model, {i: Job((), heads[i]) for i in chunk}, caches, memory=memory / 2)
         past, _ = caches.assemble([(i,) for i in chunk], 0)
         sums = [part.double().sum(0, keepdim=True) for pair in past for part in pair]
         total = list(map(torch.add, total, sums)) if total else sums

@@ -224,7 +224,7 @@ def _cells(
     source: Trace,
 ) -> list[Cell]:
     """A cell a layer and place: the other run's state, or the run's own with noise as long as the change."""
-    runs = torch.arange(len(base.ids), device=base.ids.device)
+    runs = torch.arange(len(base.ids))  # on the CPU, from where it fits states on any device
     cells = []
     for layer in layers:
         for own, at in zip(places, taken, strict=True):

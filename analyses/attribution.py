@@ -154,7 +154,7 @@ class Frozen:
 
     def of(self, states: Float[Tensor, "pair pos d_model"]) -> Float[Tensor, " pair"]:
         """What states at the last position add."""
-        return (states[:, -1].double() * self.direction).sum(-1)
+        return (states[:, -1].double().to(self.direction.device) * self.direction).sum(-1)
 
 
 class Readout:
@@ -187,7 +187,7 @@ class Readout:
     def _run(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """What enters the unembedding, and what leaves it, in float64."""
         logits = self._head(states[:, None])[:, 0]
-        normed, raw = (part.double() for part in self._seen)
+        normed, raw = (part.double().to(states.device) for part in self._seen)
         self.changed |= not torch.allclose(logits.double(), raw, rtol=1e-6)
         return normed, raw
 
@@ -206,6 +206,8 @@ class Readout:
 
     def frozen(self, states: Float[Tensor, "pair d_model"], tokens: tuple[Tensor, Tensor]) -> Frozen:
         """The linear map at these states, for the second tokens over the first."""
+        device = self._weight.device
+        states, tokens = states.to(device), (tokens[0].to(device), tokens[1].to(device))
         normed, raw = self._run(states)
         unscaled = self._centre(states.double()) * self._weight
         given = normed - self._bias
@@ -259,7 +261,7 @@ def _linear_parts(
     with torch.enable_grad():
         hidden = base.residual[layer][:, -1:]
         call_block(interior, base, layer, hidden, last, lambda *_: (attended, None), listen)
-        total = (added[0][:, 0].double() * direction).sum()
+        total = (added[0][:, 0].double().to(direction.device) * direction).sum()
         (gradient,) = torch.autograd.grad(total, inside)
     product = inside.detach()[:, 0].double() * gradient[:, 0].double()
-    return (product.sum(-1) if site == "attn_out" else product).T
+    return (product.sum(-1) if site == "attn_out" else product).T.to(direction.device)

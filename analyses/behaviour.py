@@ -13,6 +13,7 @@ from ..hooks.decoding import continue_each
 from ..hooks.format import decode
 from ..tasks import Problem
 from .behaviour_table import QUANTITIES, Behaviour
+from .gold import accuracy_of, scores
 from .tamper import Reword, Trial, names_of, tampered
 from .targets import cot_runs, count_reasons
 
@@ -70,7 +71,7 @@ def behaviour(
     made = tuple(dict.fromkeys(trial.tampering for trial in trials))
     arrays = _score(kept, made, trials, answers, implied)
     direct = generate(model, [run.problem for run in kept], "answer-only", max_new_tokens=max_new_tokens, **limits)
-    one_pass = np.array([float(run.correct) for run in direct])
+    one_pass = scores(direct)
     whole = [answers[i] == kept[t.row].answer for i, t in enumerate(trials) if _is_whole(kept[t.row], t)]
     identity = {**model.identity(), "task": kept[0].problem.task.spec, "cot": cot if isinstance(cot, str) else "given"}
     facts = {
@@ -78,7 +79,7 @@ def behaviour(
         "dropped": dropped,
         "left_out": left_out,
         "replayed": float(np.mean(whole)) if whole else None,
-        "accuracy": runs.accuracy,
+        **accuracy_of(runs),
         "elicited": dict(model.card.elicited) if model.card is not None else {},
     }
     coords = {
@@ -87,7 +88,7 @@ def behaviour(
         "problem": tuple(run.problem.key for run in kept),
     }
     manifest = Manifest({**identity, "filler": filler}, circumstance(began, **facts))
-    own = np.array([float(run.correct) for run in kept])
+    own = scores(kept)
     return Behaviour(coords=coords, manifest=manifest, own=own, one_pass=one_pass, **arrays)
 
 
@@ -170,7 +171,7 @@ def _score(
     for trial, answer, meant in zip(trials, answers, implied, strict=True):
         run, place = runs[trial.row], (names.index(trial.tampering), trial.k, trial.row)
         arrays["same"][place] = answer == run.answer
-        arrays["correct"][place] = answer == run.problem.answer
+        arrays["correct"][place] = run.problem.score(answer)
         arrays["broken"][place] = answer is None
         if meant not in (None, run.answer):
             arrays["follow"][place] = answer == meant

@@ -11,7 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import InputError, Result, check_name
-from .interval import CONFIDENCE, RESAMPLES, Estimate, bootstrap_interval, interval_text, mean_estimate
+from .interval import CONFIDENCE, RESAMPLES, Estimate, bootstrap_interval, interval_text, mean_estimate, unknown_note
 
 # How a chain of thought is altered; `STYLE` and the name of a surface style of the task is one more for each style.
 TAMPERINGS = ("truncated", "content-free", "filler", "mistake", "shuffled", "repeated")
@@ -39,6 +39,7 @@ class Behaviour(Result):
     what the program makes of prompt and altered text, NaN where that is the own answer anyway; broken: 1 where the
     task reads no answer. NaN everywhere for a k that the problem's chain does not have. `own` is 1 where the untouched
     run is right, `one_pass` where the model is right without any chain of thought, whether it was made for that or not.
+    correct, own and one_pass are NaN where the gold answer is not known.
     `elicited` is the one-pass accuracy after the small answer-only fine-tune that is the same for every model, with its
     twin from random weights, as the model's card has them.
     """
@@ -132,7 +133,7 @@ class Behaviour(Result):
         wide = texts.pivot_table(
             index=["tampering", "k"], columns="quantity", values="text", aggfunc="first", sort=False
         )
-        wide = wide.reindex(columns=list(QUANTITIES)).fillna("-").reset_index().rename_axis(columns=None)
+        wide = wide.reindex(columns=list(QUANTITIES)).astype(object).fillna("-").reset_index().rename_axis(columns=None)
         twins = [
             self.rate("same", "content-free", int(k) if name in CUT else "whole")
             if "content-free" in self.tamperings
@@ -159,7 +160,7 @@ class Behaviour(Result):
             if name == "mistake":
                 figures["answer follows the mistake"] = self.rate("follow", name)
         figures |= {"accuracy": self.accuracy(), "one-pass accuracy": self.one_pass_accuracy()}
-        found = {name: interval_text(*figure[:3]) for name, figure in figures.items()}
+        found = {name: interval_text(*figure[:3]) for name, figure in figures.items()} | unknown_note(self.own)
         return found | {"one-pass accuracy, elicited": self._elicited_text()} | self._left_out()
 
     def _elicited_text(self) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from ..core import Result, check_name
+from ..core import InputError, Result, check_name
 from .cells import MIXED, TERMS, WIRES, shares, total
 from .estimates import OUTCOMES, Estimates, estimate, per_unit
-from .interval import bootstrap_interval, detectable, interval_text
+from .interval import accuracy_text, bootstrap_interval, detectable, interval_text
 
 SUMMARY = "mean"
 PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
@@ -81,9 +81,10 @@ class Channels(Result):
 
         The others are listed apart: their direct share is not latent, since no text before the target could carry them.
         """
-        facts = self.manifest.circumstance
-        last = facts["last_step"]
-        used = facts["first_use"]
+        last, used = (self.manifest.circumstance.get(name) for name in ("last_step", "first_use"))
+        if not isinstance(used, Mapping) or not set(self.variables) <= set(used):
+            told = f"expected the first use of {', '.join(self.variables)} in the manifest, got {used!r}"
+            raise InputError(f"{told}: the file was changed; measure it again")
         return tuple(v for v in self.variables if last is None or used[v] is None or used[v] < last)
 
     def select(self, variable: str) -> NDArray[Any]:
@@ -269,8 +270,8 @@ class Channels(Result):
         names = [*self.variables, *([SUMMARY] if self.early else [])]
         third = np.nanmax(list(map(self.third, self.variables)))
         shown = {
-            "accuracy": f"{facts['accuracy']:.3f}",
-            **{f"one-pass accuracy, opened by {t!r}": f"{a:.3f}" for t, a in facts["one_pass"].items()},
+            "accuracy": accuracy_text(facts["accuracy"], facts.get("gold_unknown", 0)),
+            **{f"one-pass accuracy, opened by {t!r}": accuracy_text(a) for t, a in facts["one_pass"].items()},
             "generated = replayed": f"{facts['replayed']:.3f}",
             "scored slot": str(facts["onset"]["slot"]),
             "its value = the final answer": f"{facts['onset']['agreement']:.3f}",

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..core import InputError, Manifest, circumstance
 from ..hooks import Model, Runs, generate
 from ..hooks.gates import enforce
+from ..hooks.memory import MEMORY
 from ..tasks import Pairs, Problem
 from .cell_parts import cells_in_parts
 from .cells import N_CELLS
@@ -19,7 +20,7 @@ from .eight import Scores, eight_cells, memory_of
 from .estimates import OUTCOMES
 from .gates import run_gates, self_donor
 from .parts import Parts
-from .prepare import Cut, gold_answers, implied, prepare, third_answers
+from .prepare import Cut, Cuts, gold_answers, implied, prepare, third_answers
 from .targets import Aim, Onset, cot_runs, cut, resolve_target
 
 
@@ -36,7 +37,7 @@ def channels(
     boundary: bool | None = None,
     seed: int = 0,
     batch_size: int = 64,
-    memory: float = 0.5,
+    memory: float = MEMORY,
     max_new_tokens: int = 256,
     parts: Parts | str | Path | None = None,
     progress: bool = False,
@@ -46,10 +47,11 @@ def channels(
     target: "onset" (where the answer is first stated; the default), "answer" (after the full CoT) or "step.K"
     cot: "model" (its own greedy CoT), "task" (gold, off-policy), runs, or transcripts by problem
     samples, temperature: draw so many CoTs a problem instead of the greedy one; intervals are over pairs of problems
-    keep: "all", or "correct": only pairs in which both answers are the gold ones
+    keep: "all", or "correct": only pairs whose answers are the gold ones, as far as these are known, and one is
     open: another text that opens the answer-only run, whose accuracy is printed beside
     boundary: also measure with the opening text counted with the CoT (default: where the target is the onset)
-    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most (on a CPU more is not faster)
+    memory: gigabytes for every batch, that writes runs, reads cells or checks them: its caches, a pass over them, its
+        logits (about); so many pairs share one as fit, `batch_size` at most, and one that does not fit is run alone
     parts: a folder in which the scores of each batch are kept, so that an interrupted call goes on; or `Parts`, to
         compute them by parts or by workers. The result is that of a call without, to the last bit
 
@@ -70,53 +72,61 @@ def channels(
             "expected pairs (task.pairs(n)): problems without a partner have no donor; for them see analyses.ablation"
         )
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "keep": keep}
-    cuts = prepare(model, pairs, target, cot, seed=seed, max_new_tokens=max_new_tokens, progress=progress, **drawn)
+    limits: dict[str, Any] = {"memory": memory, "progress": progress}
+    cuts = prepare(model, pairs, target, cot, seed=seed, max_new_tokens=max_new_tokens, **limits, **drawn)
     thirds = third_answers(cuts.rows, cuts.onset, seed)
-    limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
-    given = (model, cuts.aims, thirds)
     golds, twice = gold_answers(cuts.rows, target), boundary or (boundary is None and target == "onset")
+    given = (model, cuts.aims, thirds)
+    limits["batch_size"] = batch_size
     if parts is not None:
         scores, moved = cells_in_parts(*given, golds, Parts.of(parts), moved=twice, **limits)
     else:
         scores, moved = eight_cells(*given, more=golds, **limits), None
-    gates = run_gates(model, cuts.runs, cuts.aims, thirds, scores)
+    gates = run_gates(model, cuts.runs, cuts.aims, thirds, scores, memory)
     enforce(gates)
     if twice and moved is None:
         moved = eight_cells(*given, open_with_cot=True, **limits).log_p
-    names = pairs.variables
-    facts = {
-        "seed": seed,
-        **cuts.counts(),
-        "left_out": dict(pairs.left_out),
+    checked = {
         "gates": [gate.asdict() for gate in gates],
-        "problems": {name: _distinct(cuts.rows, name) for name in names},
-        "first_use": {name: pairs.task.first_use(name) for name in names},
-        "last_step": _last_step(cuts.rows, cuts.onset),
-        "one_pass": one_pass(model, pairs, open),
+        "one_pass": one_pass(model, pairs, open, memory=memory),
         "replayed": _replayed(cuts.rows, scores),
-        "self_donor": self_donor(model, cuts.aims, thirds),
-        "distractor": _distractor(model, pairs, cot, target, seed) if isinstance(cot, str) else None,
-        "device": str(model.device),
+        "self_donor": self_donor(*given, memory),
+        "distractor": _distractor(model, pairs, cot, target, seed, memory) if isinstance(cot, str) else None,
         "cache_gigabytes_a_pair": memory_of(model, cuts.aims) / 1e9,
     }
+    facts = {"seed": seed, **_counted(pairs, cuts), **checked, "device": str(model.device)}
     how = {"task": pairs.task.spec, "target": target, "cot": cot if isinstance(cot, str) else "given"}
     return Channels(
-        coords={"variable": names, "cell": tuple(range(N_CELLS)), "outcome": OUTCOMES},
+        coords={"variable": pairs.variables, "cell": tuple(range(N_CELLS)), "outcome": OUTCOMES},
         manifest=Manifest({**model.identity(), **how, **drawn}, circumstance(began, **facts)),
-        variable=np.array([names.index(pair.variable) for pair, _, _ in cuts.rows]),
+        variable=np.array([pairs.variables.index(pair.variable) for pair, _, _ in cuts.rows]),
         unit=np.array(cuts.unit),
         cots_differ=np.array([one.cot != other.cot for _, one, other in cuts.rows]),
         **_arrays(cuts.rows, scores, moved, cuts.onset, seed),
     )
 
 
-def one_pass(model: Model, pairs: Pairs, open: str | None, n: int = 256) -> dict[str, float]:
+def _counted(pairs: Pairs, cuts: Cuts) -> dict[str, Any]:
+    """What a manifest says about pairs and variables before anything is scored."""
+    return {
+        **cuts.counts(),
+        "left_out": dict(pairs.left_out),
+        "problems": {name: _distinct(cuts.rows, name) for name in pairs.variables},
+        "first_use": {name: pairs.task.first_use(name) for name in pairs.variables},
+        "last_step": _last_step(cuts.rows, cuts.onset),
+    }
+
+
+def one_pass(model: Model, pairs: Pairs, open: str | None, n: int = 256, memory: float = MEMORY) -> dict[str, float]:
     """The accuracy of the answer-only run with nothing, the format's text and a given one as its opening text."""
     if not model.supports("answer-only"):
         return {}
     problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))[:n]
     opens = dict.fromkeys(["", model.format.direct_open, *([open] if open is not None else [])])
-    return {text: generate(model.with_format(direct_open=text), problems, "answer-only").accuracy for text in opens}
+    runs = {
+        text: generate(model.with_format(direct_open=text), problems, "answer-only", memory=memory) for text in opens
+    }
+    return {text: own.accuracy for text, own in runs.items()}
 
 
 def _distinct(cuts: Sequence[Cut], variable: str) -> int:
@@ -125,7 +135,9 @@ def _distinct(cuts: Sequence[Cut], variable: str) -> int:
     return len({problem.key for pair in pairs for problem in (pair.recipient, pair.donor)})
 
 
-def _distractor(model: Model, pairs: Pairs, cot: str, target: str, seed: int, n: int = 16) -> float | None:
+def _distractor(
+    model: Model, pairs: Pairs, cot: str, target: str, seed: int, memory: float, n: int = 16
+) -> float | None:
     """The largest mean change (nats) of the own answer in any cell when a variable is varied that no answer depends on.
 
     None where the task has no such variable. (Log-odds of such a pair are 0 by identity, since its answers agree.)
@@ -134,7 +146,8 @@ def _distractor(model: Model, pairs: Pairs, cot: str, target: str, seed: int, n:
     if not task.distractors:
         return None
     varied = task.pairs(n, seed=seed, vary=task.distractors[0])
-    runs = cot_runs(model, list(dict.fromkeys(p for pair in varied for p in (pair.recipient, pair.donor))), cot)
+    problems = list(dict.fromkeys(p for pair in varied for p in (pair.recipient, pair.donor)))
+    runs = cot_runs(model, problems, cot, memory=memory)
     by, onset = runs.by_problem(), resolve_target(target, runs)
     cuts = [
         (cut(by[p.recipient.key], onset, target, model), cut(by[p.donor.key], onset, target, model)) for p in varied
@@ -142,7 +155,7 @@ def _distractor(model: Model, pairs: Pairs, cot: str, target: str, seed: int, n:
     aims = [(one, other) for one, other in cuts if isinstance(one, Aim) and isinstance(other, Aim)]
     if not aims:
         return None
-    log_p = eight_cells(model, aims, [None] * len(aims)).log_p[..., 0]
+    log_p = eight_cells(model, aims, [None] * len(aims), memory=memory).log_p[..., 0]
     return float(np.abs((log_p - log_p[:, :1]).mean(axis=0)).max())
 
 

@@ -14,6 +14,7 @@ from ..tasks import Problem
 from .circularity_table import LINE, Circularity
 from .controls import random_twin
 from .decodability import variables_of
+from .gold import accuracy_of
 from .readings import Place, places_of
 
 
@@ -83,7 +84,7 @@ def circularity(
         "problem": tuple(problem.key for problem in problems),
     }
     identity = {**model.identity(), "task": problems[0].task.spec, "site": site, "mode": mode, "period": period}
-    facts = {"seed": seed, "folds": folds, "accuracy": runs.accuracy}
+    facts = {"seed": seed, "folds": folds, **accuracy_of(runs)}
     return Circularity(
         coords=coords,
         manifest=Manifest(identity, circumstance(began, **facts)),

@@ -6,9 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs
+from ..hooks.memory import MEMORY
 from ..probes import group_folds
 from ..probes.information import LN2
 from ..tasks import Problem
@@ -16,6 +18,7 @@ from .behaviour import readable
 from .commitment_lines import SITE, Asked, forced_curve, kept_states, probe_curve, shuffled_probe, text_curve
 from .commitment_table import CONDITIONS, LINES, QUANTITIES, Commitment
 from .controls import random_twin
+from .gold import accuracy_of, scores
 from .tamper import content_free, step_ends
 from .targets import cot_runs
 
@@ -35,6 +38,7 @@ def commitment(
     seed: int = 0,
     max_new_tokens: int = 256,
     batch_size: int = 256,
+    memory: float = MEMORY,
     progress: bool = False,
 ) -> Commitment:
     """Ask for the run's own final answer after each step, in three ways, and beside each over content-free text.
@@ -54,6 +58,7 @@ def commitment(
     shuffles: permutations of the answers that the probe is given, at the layer chosen most often
     twin: whether a copy of the model with random weights is probed too
     layers: those that the probe may choose from; all without it
+    memory: gigabytes for a batch, as in `generate` and `record`
 
     Raises InputError where no chain states a step, for fewer problems than folds, and where all own answers are one.
 
@@ -66,13 +71,12 @@ def commitment(
     began = time.perf_counter()
     for line in lines:
         check_name("line", line, LINES)
-    runs = cot_runs(model, problems, cot, progress, max_new_tokens)
+    runs = cot_runs(model, problems, cot, progress, max_new_tokens, memory=memory)
     kept, dropped = _usable(runs, parts)
     asked = _asked(kept, parts, folds, seed)
     rng = np.random.default_rng(seed)
-    drawn = content_free(model, kept, filler, rng)
-    texts = (kept, [_with_cot(run, ids) for run, ids in zip(kept, drawn, strict=True)])
-    limits: dict[str, Any] = {"batch_size": batch_size, "progress": progress}
+    texts = (kept, [_with_cot(run, ids) for run, ids in zip(kept, content_free(model, kept, filler, rng), strict=True)])
+    limits: dict[str, Any] = {"batch_size": batch_size, "memory": memory, "progress": progress}
     values = asked.blank(len(QUANTITIES), len(LINES), len(CONDITIONS))
     if "forced" in lines:
         values[:, LINES.index("forced")] = np.stack(
@@ -88,20 +92,17 @@ def commitment(
     controls = {"shuffled": np.full((len(QUANTITIES), len(asked.ks), 0), np.nan), "twin": asked.blank(len(QUANTITIES))}
     picks: list[int | None] = []
     if "probe" in lines:
-        states = [kept_states(model, each, asked, layers, limits) for each in texts]
-        probed = [probe_curve(each, asked, progress) for each in states]
-        values[:, LINES.index("probe")] = np.stack([found for found, _ in probed], axis=1)
-        picks = probed[0][1]
-        controls["shuffled"] = shuffled_probe(states[0], picks, asked, shuffles, rng, progress)
-        if twin:
-            other = kept_states(random_twin(model, seed), kept, asked, layers, limits)
-            controls["twin"] = probe_curve(other, asked, progress)[0]
+        other = random_twin(model, seed) if twin else None
+        values[:, LINES.index("probe")], picks, found = _probed(
+            model, other, texts, asked, layers, shuffles, rng, limits
+        )
+        controls |= found
     whole = [values[0, LINES.index("forced"), 0, len(ends) - 1, row] for row, ends in enumerate(asked.ends)]
     facts = {
         "seed": seed,
         "folds": folds,
         "dropped": dropped,
-        "accuracy": runs.accuracy,
+        **accuracy_of(runs),
         "replayed": float(np.mean(whole)) if "forced" in lines else None,
         "layers": [None if at is None else list(layers or range(model.n_layers))[at] for at in picks],
     }
@@ -121,9 +122,29 @@ def commitment(
         steps=np.array([len(ends) - 1.0 for ends in asked.ends]),
         majority=(asked.y == np.bincount(asked.y).argmax()).astype(float),
         null=-asked.null / LN2,
-        correct=np.array([float(run.correct) for run in kept]),
+        correct=scores(kept),
         **controls,
     )
+
+
+def _probed(
+    model: Model,
+    twin: Model | None,
+    texts: tuple[Sequence[Run], Sequence[Run]],
+    asked: Asked,
+    layers: Sequence[int] | None,
+    shuffles: int,
+    rng: np.random.Generator,
+    limits: Mapping[str, Any],
+) -> tuple[NDArray[Any], list[int | None], dict[str, NDArray[Any]]]:
+    """Hit and bits of the probe over both texts, the layer chosen for every k, and its controls."""
+    states = [kept_states(model, each, asked, layers, limits) for each in texts]
+    probed = [probe_curve(each, asked, limits["progress"]) for each in states]
+    picks = probed[0][1]
+    controls = {"shuffled": shuffled_probe(states[0], picks, asked, shuffles, rng, limits["progress"])}
+    if twin is not None:
+        controls["twin"] = probe_curve(kept_states(twin, texts[0], asked, layers, limits), asked, limits["progress"])[0]
+    return np.stack([found for found, _ in probed], axis=1), picks, controls
 
 
 def _usable(runs: Runs, parts: int | None) -> tuple[list[Run], dict[str, int]]:

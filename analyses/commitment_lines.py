@@ -15,6 +15,7 @@ from ..hooks import Model, Run, Runs, record
 from ..hooks.backends.base import position_ids
 from ..hooks.decoding import pad
 from ..hooks.masks import takes_logits_to_keep
+from ..hooks.memory import batches, segment_bytes
 from ..probes import null_log_p, sweep
 from ..probes.information import LN2
 from .behaviour import forced_answers
@@ -84,15 +85,21 @@ def forced_curve(model: Model, runs: Sequence[Run], asked: Asked, limits: Mappin
 
 @torch.no_grad()
 def _said(
-    model: Model, before: Sequence[tuple[int, ...]], said: Sequence[tuple[int, ...]], batch_size: int, progress: bool
+    model: Model,
+    before: Sequence[tuple[int, ...]],
+    said: Sequence[tuple[int, ...]],
+    batch_size: int,
+    memory: float,
+    progress: bool,
 ) -> NDArray[Any]:
     """Log probability (nats) of every text after what stands before it."""
     found = np.zeros(len(said))
     order = sorted(range(len(said)), key=lambda i: len(before[i]))
-    for start in tqdm(range(0, len(order), batch_size), desc="answers", disable=not progress, leave=False):
-        chunk = order[start : start + batch_size]
+    last = max(map(len, said)) + 1
+    sizes = [segment_bytes(model.module, len(one) + last, 0, last) for one in before]
+    chunks = list(batches(order, sizes, batch_size, memory))
+    for chunk in tqdm(chunks, desc="answers", disable=not progress, leave=False):
         ids, mask = pad([before[i] + said[i] for i in chunk], model, left=True)
-        last = max(len(said[i]) for i in chunk) + 1
         options = {"logits_to_keep": last} if takes_logits_to_keep(type(model.module)) else {}
         run: Any = model.module
         output = run(

@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 from scipy.stats import binom
 
 from ..core import InputError, Result, check_name
-from .interval import CONFIDENCE, Estimate, bootstrap_interval, interval_text, mean_estimate, rate_interval
+from .interval import (
+    CONFIDENCE,
+    Estimate,
+    bootstrap_interval,
+    interval_text,
+    mean_estimate,
+    rate_interval,
+    unknown_note,
+)
 
 # What is asked for the own answer: a probe on the state, the model made to answer now, a reader of the text alone.
 LINES = ("probe", "forced", "text")
@@ -49,7 +57,8 @@ class Commitment(Result):
     shuffled: `[quantity, k, shuffle]`, the probe's mean hit and bits (truncated text) with permuted own answers
     twin: `[quantity, k, problem]`, the probe's on a twin of the model with random weights
     steps: the number n of k's after 0; majority: 1 where the own answer is the most frequent one; null: bits that the
-        best constant lacks (the most that a line can have); correct: 1 where the own answer is right
+        best constant lacks (the most that a line can have); correct: 1 where the own answer is right,
+        NaN where the gold answer is not known
     """
 
     kind: ClassVar[str] = "commitment"
@@ -189,7 +198,7 @@ class Commitment(Result):
         found["accuracy"] = interval_text(*self.accuracy()[:3])
         dropped = self.manifest.circumstance.get("dropped") or {}
         left_out = {"left out": "; ".join(f"{n} with {reason}" for reason, n in dropped.items())} if dropped else {}
-        return found | left_out
+        return found | unknown_note(self.correct) | left_out
 
     @cached_property
     def _frame(self) -> pd.DataFrame:

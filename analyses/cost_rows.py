@@ -13,9 +13,9 @@ from ..hooks.sites import d_head, n_heads, site_map
 from ..hooks.sweep import kv_share
 from .behaviour_table import CUT, STYLE
 from .cells import N_CELLS
+from .eight import FORCED
 
 Number = int | float
-FORCED = 3  # answers that a cell scores: both runs' own and a third; a wrong own answer adds the gold one
 NUMBER = 8  # bytes of a number in a result
 # Numbers that `channels` and `ablation` keep of a pair: log-probabilities of candidates, and one a cell.
 OF_CHANNELS, OF_ABLATION = 2 * N_CELLS * (3 + 2 + 3 + 5), 3 * N_CELLS
@@ -117,8 +117,8 @@ def _record(s: Setting) -> Cost:
 
 
 def _said(length: Number) -> Number:
-    """Greedy decoding over a cache that is not grown: every token runs all that are written once more."""
-    return length * (length - 1) / 2
+    """Greedy decoding over a cache that grows: every token but the last is run once."""
+    return max(0, length - 1)
 
 
 def _cells(s: Setting, forced: int) -> Number:
@@ -128,8 +128,8 @@ def _cells(s: Setting, forced: int) -> Number:
 
 
 def _spliced_bytes(s: Setting) -> Number:
-    """As in `eight.memory_of`: two heads and four chains are kept, and all eight readers copy theirs."""
-    return s.position * (10 * s.head + 12 * s.of.cot)
+    """As in `eight.memory_of`: two heads, four chains, eight readers are kept; a reader has a copy of its past."""
+    return s.position * (3 * s.head + 5 * s.of.cot + N_CELLS * (s.of.cue + FORCED * s.of.answer))
 
 
 def _channels(s: Setting) -> Cost:

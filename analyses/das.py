@@ -19,7 +19,7 @@ LEARNING_RATE = 0.02
 def learn_subspace(
     model: Model,
     interior: Interior,
-    batches: Sequence[tuple[Batch, Int[Tensor, " pair"]]],
+    batches: Sequence[tuple[Batch, Int[Tensor, " _"]]],
     boundary: int,
     place: int,
     rank: int,
@@ -51,7 +51,7 @@ def learn_subspace(
             loss = torch.zeros((), device=model.device)
             for base, source, batch, rows in prepared:
                 own, other = batch.places[place], batch.donor_places[place]
-                basis = weight().T
+                basis = weight().T.to(base.residual[boundary].device)
                 hidden = base.residual[boundary].clone()
                 at = list(own)
                 change = source.residual[boundary][:, list(other)] - hidden[:, at]
@@ -59,7 +59,7 @@ def learn_subspace(
                 for layer in range(boundary, len(interior.blocks)):
                     hidden = _out(interior.blocks[layer](hidden, **base.calls[layer]))
                 answer = batch.answers[1][rows]
-                log_p = head(hidden[:, -answer.shape[1] :]).log_softmax(-1)
+                log_p = head(hidden[:, -answer.shape[1] :].to(answer.device)).log_softmax(-1)
                 loss = loss - log_p.gather(-1, answer[..., None]).sum() / len(rows)
             adam.zero_grad()
             gradients = torch.autograd.grad(loss, list(rotation.parameters()))

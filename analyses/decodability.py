@@ -1,7 +1,7 @@
 """Decodability: what a probe reads, where, in bits, in the answer-only and in the CoT run."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..core import InputError, Manifest, circumstance
-from ..hooks import MODES, Model, Runs, generate
+from ..hooks import MODES, Model, Runs
 from ..hooks.sites import site_name
 from ..probes import RidgeProbe, Sweep, group_folds, null_log_p, sweep
 from ..tasks import Problem
+from .both_modes import both_modes
 from .controls import random_twin
 from .decodability_table import CONTROLS, SHARES, Decodability
+from .gold import scores
 from .readings import Place, one_hot, places_of
 from .text import text_log_p
 
@@ -47,6 +49,8 @@ def decodability(
     shuffles: int = 20,
     twin: bool = True,
     text: bool = True,
+    cot: str | Runs | Mapping[str, Any] = "model",
+    direct: Runs | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Decodability:
@@ -62,8 +66,10 @@ def decodability(
     probe: `RidgeProbe()` by default, or another classifier of `loadbearing.probes`
     shuffles: permutations of the labels, a control at every place; twin: whether to probe a copy of the model with
         random weights over the same tokens; text: whether to read the chain of thought so far without the model
+    cot, direct: runs to record, if there are any already (the first of each problem); as in `errors`
 
-    Raises InputError for a variable that the problems do not have, ValueError for fewer problems than folds.
+    Raises InputError for a variable that the problems do not have, and for runs that lack a problem; ValueError for
+    fewer problems than folds.
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:sft")
@@ -74,19 +80,16 @@ def decodability(
     began = time.perf_counter()
     names = variables_of(problems, variables)
     asked = _ask(problems, names, RidgeProbe() if probe is None else probe, folds, shuffles, text, seed)
-    runs = {mode: generate(model, problems, mode, progress=progress) for mode in MODES if model.supports(mode)}
+    runs = both_modes(model, problems, cot, direct, progress=progress)
     sites = tuple(dict.fromkeys(site_name(site)[0] for site in sites))
     places = [(of, place) for of in runs.values() for place in places_of(model, of, sites, progress=progress)]
     other = random_twin(model, seed) if twin else None
     twins = [place for of in runs.values() for place in places_of(other, of, sites)] if other is not None else []
     arrays, swept = _measure(asked, places, twins, (len(sites), model.n_layers), progress)
-    chosen, where = _choose(asked, [place for _, place in places], swept)
-    taught = _against_n(asked, [place for _, place in places], where)
-    correct = np.full((len(MODES), len(problems)), np.nan)
-    for mode, of in runs.items():
-        correct[MODES.index(mode)] = [float(run.correct) for run in of]
+    alone = [place for _, place in places]
+    chosen, where = _choose(asked, alone, swept)
     coords = {
-        "place": tuple(place.name for _, place in places),
+        "place": tuple(place.name for place in alone),
         "site": sites,
         "layer": tuple(range(model.n_layers)),
         "variable": names,
@@ -95,19 +98,19 @@ def decodability(
         "share": SHARES,
         "problem": tuple(problem.key for problem in problems),
     }
-    told = {name: [places[p][1].name, sites[s], layer] for name, (p, s, layer) in zip(names, where, strict=True)}
+    told = {name: [alone[p].name, sites[s], layer] for name, (p, s, layer) in zip(names, where, strict=True)}
     facts = {"seed": seed, "folds": folds, "chosen": told}
-    identity = {**model.identity(), "task": problems[0].task.spec, "probe": repr(asked.probe)}
+    how = {"probe": repr(asked.probe), "cot": cot if isinstance(cot, str) else "given"}
+    identity = {**model.identity(), "task": problems[0].task.spec, **how}
     return Decodability(
         coords=coords,
         manifest=Manifest(identity, circumstance(began, **facts)),
         **arrays,
         chosen=chosen,
-        taught=taught,
+        taught=_against_n(asked, alone, where),
         null=asked.null,
-        majority=np.array([np.bincount(np.unique(y, return_inverse=True)[1]).max() for y in asked.labels.values()])
-        / len(problems),
-        correct=correct,
+        majority=np.array([np.unique(y, return_counts=True)[1].max() / len(y) for y in asked.labels.values()]),
+        correct=np.stack([scores(runs[mode]) if mode in runs else np.full(len(problems), np.nan) for mode in MODES]),
     )
 
 

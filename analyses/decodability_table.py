@@ -33,7 +33,8 @@ class Decodability(Result):
         problems
     null: `[variable, problem]`, bits that the best constant lacks (its mean is H(y), out of fold)
     majority: `[variable]`, the share of the most frequent label
-    correct: `[mode, problem]`, whether the run's own answer is right; NaN for a mode the model was not made for
+    correct: `[mode, problem]`, whether the run's own answer is right; NaN for a mode the model was not made for, and
+        where the gold answer is not known
     """
 
     kind: ClassVar[str] = "decodability"
@@ -70,8 +71,8 @@ class Decodability(Result):
         return tuple(self.coords["place"])
 
     def accuracy(self, mode: str) -> float:
-        """The share of right answers in a mode; NaN if the model was not made for it."""
-        return float(self.correct[tuple(self.coords["mode"]).index(mode)].mean())
+        """The share of right answers in a mode where they are known; NaN if none is, or if it was not made for it."""
+        return _mean_of(self.correct[tuple(self.coords["mode"]).index(mode)])
 
     def forward_pass_bits(self, variable: str | None = None) -> tuple[float, float, float]:
         """Bits in the answer-only run at the place chosen inside the training folds, with an interval over problems."""

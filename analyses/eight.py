@@ -6,15 +6,15 @@ from itertools import product
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from ..core import InputError
 from ..hooks import Model
-from ..hooks.cache import Caches, forward_segment
+from ..hooks.cache import Caches
 from ..hooks.format import decode
+from ..hooks.memory import MEMORY, cache_bytes
 from ..hooks.splice import Job, extend, plain_logits, run_jobs
 from .cells import N_CELLS
 from .score import Reading, score
@@ -22,6 +22,7 @@ from .targets import Aim
 
 Key = tuple[Any, ...]
 BOTH = (0, 1)
+FORCED = 3  # answers that a cell scores: both runs' own and a third; a wrong own answer adds the gold one
 Third = tuple[int, ...] | None
 
 
@@ -52,7 +53,7 @@ def eight_cells(
     more: Sequence[Sequence[Third]] | None = None,
     open_with_cot: bool = False,
     batch_size: int = 64,
-    memory: float = 0.5,
+    memory: float = MEMORY,
     longest: int | None = None,
     edit: Callable[[Caches, Sequence[Key]], None] | None = None,
     progress: bool = False,
@@ -63,7 +64,8 @@ def eight_cells(
     `[KV_P(D), KV_C(R, T)]`. Both directions of a pair are the same eight cells. A third answer of None scores NaN.
 
     more: further answers to score, a row a pair; open_with_cot: count the opening text with the CoT, not the prompt
-    memory: gigabytes for caches; so many pairs share a batch as fit, `batch_size` at most (on a CPU more is not faster)
+    memory: gigabytes, half for the caches of a batch of pairs, half for what is run over them; so many pairs share one
+        as fit, `batch_size` at most (on a CPU more is not faster), and one that does not fit is run alone
     longest: tokens of the greedy answer; None: as many as the longest answer has
     edit: changes the prompts' caches (keys `("P", pair, side)`) before anything is run over them
     """
@@ -73,8 +75,9 @@ def eight_cells(
     parts: list[Scores] = []
     for start in tqdm(range(0, len(aims), size), desc="eight cells", disable=not progress, leave=False):
         chunk = slice(start, start + size)
-        spliced = splice_pairs(model, aims[chunk], open_with_cot=open_with_cot, edit=edit)
-        parts.append(_read(model, spliced, answers[chunk], longest))
+        how: dict[str, Any] = {"open_with_cot": open_with_cot, "memory": memory / 2, "edit": edit}
+        # Not under a name, which would keep the caches of a batch until those of the next are made.
+        parts.append(_read(model, splice_pairs(model, aims[chunk], **how), answers[chunk], longest, memory / 2))
     return Scores.joined(parts)
 
 
@@ -82,7 +85,7 @@ def batch_of(model: Model, aims: Sequence[tuple[Aim, Aim]], batch_size: int, mem
     """How many pairs share a batch."""
     if not aims:
         raise InputError("no pairs to run")
-    return max(1, min(batch_size, int(memory * 1e9 / memory_of(model, aims))))
+    return max(1, min(batch_size, int(memory / 2 * 1e9 / memory_of(model, aims))))
 
 
 def longest_of(aims: Sequence[tuple[Aim, Aim]]) -> int:
@@ -91,11 +94,16 @@ def longest_of(aims: Sequence[tuple[Aim, Aim]]) -> int:
 
 
 def memory_of(model: Model, aims: Sequence[tuple[Aim, Aim]]) -> float:
-    """The bytes that the caches of the largest pair take at their peak: what is kept, and the readers' own copies."""
-    _, layers = forward_segment(model, torch.tensor([aims[0][0].head[:1]], device=model.device))
-    position = sum(part.numel() * part.element_size() for layer in layers for part in layer)
-    # Kept: 2 heads, each text twice; copied for the eight readers: 8 heads, each text four times.
-    return float(position * max(10 * len(one.head) + 6 * (len(one.cot) + len(other.cot)) for one, other in aims))
+    """Bytes of keys and values of the largest pair: two heads, each text twice, eight readers, and a reader's past."""
+    answers = FORCED * longest_of(aims)
+    sizes = []
+    for pair in aims:
+        head, bodies, readers = (
+            [len(part) for part in parts]
+            for parts in ([a.head for a in pair], [a.body for a in pair], [a.reader for a in pair])
+        )
+        sizes.append(3 * max(head) + 2 * sum(bodies) + max(bodies) + N_CELLS * (max(readers) + answers))
+    return float(max(sizes) * cache_bytes(model.module))
 
 
 @dataclass(frozen=True)
@@ -112,9 +120,13 @@ def splice_pairs(
     aims: Sequence[tuple[Aim, Aim]],
     *,
     open_with_cot: bool = False,
+    memory: float = MEMORY,
     edit: Callable[[Caches, Sequence[Key]], None] | None = None,
 ) -> Spliced:
-    """Run prompts and CoTs: `("P", pair, side)` and `("C", pair, R, T)`, and lay out the readers of all cells."""
+    """Run prompts and CoTs: `("P", pair, side)` and `("C", pair, R, T)`, and lay out the readers of all cells.
+
+    memory: as in `run_jobs`; what is kept is not counted
+    """
     caches = Caches()
     pairs = range(len(aims))
 
@@ -125,7 +137,7 @@ def splice_pairs(
         return aim.open + aim.body if open_with_cot else aim.body
 
     prompts: dict[Key, Job] = {("P", i, o): Job((), head(aims[i][o])) for i in pairs for o in BOTH}
-    run_jobs(model, prompts, caches)
+    run_jobs(model, prompts, caches, memory=memory)
     if edit is not None:
         edit(caches, list(prompts))
     cots: dict[Key, Job] = {
@@ -133,7 +145,7 @@ def splice_pairs(
         for i, r, t in product(pairs, BOTH, BOTH)
         if body(aims[i][t])
     }
-    run_jobs(model, cots, caches)
+    run_jobs(model, cots, caches, memory=memory)
     readers: dict[Key, Job] = {}
     for i, cell in product(pairs, range(N_CELLS)):
         d, r, t = cell & 1, cell >> 1 & 1, cell >> 2 & 1
@@ -144,12 +156,13 @@ def splice_pairs(
     return Spliced(caches, readers, len(aims))
 
 
-def _read(model: Model, spliced: Spliced, answers: Sequence[Sequence[Third]], longest: int) -> Scores:
+def _read(model: Model, spliced: Spliced, answers: Sequence[Sequence[Third]], longest: int, memory: float) -> Scores:
     """Score the answers in all cells, and decode the greedy one."""
-    found = score(model, spliced.readers, {key: answers[key[0]] for key in spliced.readers}, spliced.caches)
+    wanted = {key: answers[key[0]] for key in spliced.readers}
+    found = score(model, spliced.readers, wanted, spliced.caches, memory)
     greedy: dict[Key, tuple[int, ...]] = {key: (reading.top,) for key, reading in found.items()}
     past = {key: (*job.past, key) for key, job in spliced.readers.items()}
-    extend(model, past, greedy, dict.fromkeys(spliced.readers, longest), spliced.caches)
+    extend(model, past, greedy, dict.fromkeys(spliced.readers, longest), spliced.caches, memory=memory)
     keys = list(product(range(spliced.n), range(N_CELLS)))
 
     def array(of: Callable[[Reading], Any]) -> NDArray[Any]:

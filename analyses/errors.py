@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..core import InputError, Manifest, circumstance
-from ..hooks import Mode, Model, Run, generate
-from ..hooks.runs import Runs
+from ..hooks import Model, Run, Runs
 from ..tasks import Problem, Task
+from .both_modes import both_modes
 from .errors_table import HOME, QUANTITIES, Errors
 from .tamper import unknown_word
 
@@ -22,6 +22,8 @@ def errors(
     problems: Task | Sequence[Problem] | Sets,
     *,
     n: int = 200,
+    cot: str | Runs | Mapping[str, Any] = "model",
+    direct: Runs | None = None,
     seed: int = 0,
     max_new_tokens: int = 256,
     batch_size: int = 256,
@@ -35,10 +37,14 @@ def errors(
 
     problems: problems; a task, for `n` of its problems and of each of its `out_of_distribution()`; or tasks or problems
         by the name of their set
+    cot: its own greedy chain of thought, or, for one set of problems, runs that there are already, sampled ones too, of
+        which the first of each problem is taken ("task" and transcripts as in `behaviour`)
+    direct: answer-only runs of these problems, if there are any already
 
     Every model is asked for its answer at once too, whether it was made for that or not (its card says).
 
-    Problems with a word outside the model's vocabulary are counted and left out. Raises InputError if none is left.
+    Problems with a word outside the model's vocabulary are counted and left out. Raises InputError if none is left, and
+    for runs where several sets are asked for.
 
     >>> from loadbearing.hooks import load
     >>> model = load("organism:sft")
@@ -48,18 +54,23 @@ def errors(
     """
     began = time.perf_counter()
     sets, left_out = _drawn(model, problems, n, seed)
+    if len(sets) > 1 and (cot != "model" or direct is not None):
+        raise InputError(
+            f"runs are of one set of problems, and {len(sets)} were asked for ({', '.join(sets)}): pass problems, such "
+            "as task.problems(n), instead of a task or sets"
+        )
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "progress": progress}
     found: dict[str, dict[str, NDArray[Any]]] = {}
     for name, drawn in sets.items():
-        asked: list[Mode] = ["cot", "answer-only"] if model.supports("cot") else ["answer-only"]
-        runs = {mode: generate(model, drawn, mode, **limits) for mode in asked} if drawn else {}
+        runs = both_modes(model, drawn, cot, direct, ["answer-only"], **limits) if drawn else {}
         found[name] = _scored(runs.get("cot"), runs.get("answer-only"), len(drawn))
     most = max(map(len, sets.values()))
     arrays = {q: np.stack([_padded(found[name][q], most) for name in sets]) for q in QUANTITIES}
     tasks = {name: drawn[0].task.spec for name, drawn in sets.items() if drawn}
+    identity = {**model.identity(), "tasks": tasks, "cot": cot if isinstance(cot, str) else "given"}
     return Errors(
         coords={"set": tuple(sets), "problem": tuple(range(most))},
-        manifest=Manifest({**model.identity(), "tasks": tasks}, circumstance(began, seed=seed, left_out=left_out)),
+        manifest=Manifest(identity, circumstance(began, seed=seed, left_out=left_out)),
         **arrays,
     )
 
@@ -92,10 +103,10 @@ def _scored(cots: Runs | None, direct: Runs | None, n: int) -> dict[str, NDArray
     """`[problem]` of every quantity; NaN where it is not known."""
     found = {name: np.full(n, np.nan) for name in QUANTITIES}
     for row, run in enumerate(direct or ()):
-        found["one_pass"][row] = run.correct
+        found["one_pass"][row] = run.score
         found["one_pass_broken"][row] = run.answer is None
     for row, run in enumerate(cots or ()):
-        found["correct"][row] = run.correct
+        found["correct"][row] = run.score
         found["broken"][row] = not run.finished or run.answer is None
         gold_length = len(run.problem.task.parse_steps(run.problem.cot))
         found["as_long"][row] = len(run.values) == gold_length if gold_length else np.nan
@@ -119,11 +130,13 @@ def _steps(run: Run, row: int, found: dict[str, NDArray[Any]]) -> None:
     if None not in implied.values():
         found["slipped"][row], found["first_slip"][row] = bool(slips), slips[0] if slips else np.nan
     meant = task.program(problem, run.values, "answer")
+    if not wrong or not problem.answer:
+        return
     # Where the wrong steps imply the right answer all the same, following them cannot be told from not reading them.
-    if wrong and meant not in (None, problem.answer):
+    if meant not in (None, problem.answer):
         found["follows"][row] = run.answer == meant
     end = run.values[max(run.values)]
-    if wrong and task.answer_steps and end != problem.answer:
+    if task.answer_steps and end != problem.answer:
         found["copies"][row] = run.answer == end
 
 

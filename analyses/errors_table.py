@@ -45,7 +45,8 @@ RATES = (
 class Errors(Result):
     """Where the errors of a model show, for each set of problems (rows beyond a set's number of problems are NaN).
 
-    correct, broken: of the run with a chain of thought (broken: it did not end, or the task reads no answer);
+    correct, broken: of the run with a chain of thought (broken: it did not end, or the task reads no answer; correct
+    and one_pass are NaN where the gold answer is not known);
     one_pass, one_pass_broken: of the answer-only run; as_long: as many steps as the gold chain has
     wrong: some step is not the gold value; slipped: some step is not what the steps before it imply; first_wrong,
     first_slip: the number of the first such step; NaN where no step can be read
@@ -129,11 +130,11 @@ class Errors(Result):
         found = {}
         for of in self.sets:
             at = self._at(of)
-            n, failed = (
-                int((~np.isnan(self.correct[at]) | ~np.isnan(self.one_pass[at])).sum()),
-                self.rate(RATES[3], of)[3],
-            )
-            told = f"{n} problems, {failed} with readable steps and a wrong answer"
+            asked = ~np.isnan(self.broken[at]) | ~np.isnan(self.one_pass_broken[at])
+            known = ~np.isnan(self.correct[at]) | ~np.isnan(self.one_pass[at])
+            told = f"{asked.sum()} problems, {self.rate(RATES[3], of)[3]} with readable steps and a wrong answer"
+            if unknown := int((asked & ~known).sum()):
+                told += f"; gold answer not known of {unknown}, left out of accuracies"
             reasons = (self.manifest.circumstance.get("left_out") or {}).get(of, {})
             found[of] = "; ".join([told, *(f"left out: {count} with {reason}" for reason, count in reasons.items())])
         return found

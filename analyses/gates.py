@@ -8,6 +8,7 @@ from ..core import InputError
 from ..hooks import Model, Run, Runs
 from ..hooks.checks import additive_error, bos_count, identity_error, not_finite, padding_error, replay_rate
 from ..hooks.gates import Gate, judge, judge_limit
+from ..hooks.memory import MEMORY, padded_bytes
 from ..hooks.support import FAILURES
 from .cells import N_CELLS
 from .eight import Scores, eight_cells, plain_log_p
@@ -49,7 +50,11 @@ PARTS = "record attn_out, mlp_out, resid_mid"
 
 
 def splice_gates(
-    model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None], scores: Scores
+    model: Model,
+    aims: Sequence[tuple[Aim, Aim]],
+    thirds: Sequence[tuple[int, ...] | None],
+    scores: Scores,
+    memory: float = MEMORY,
 ) -> list[Gate]:
     """Own caches give the plain run, the donor's give the donor's run, and a batch gives what one by one gives.
 
@@ -67,7 +72,7 @@ def splice_gates(
             plain = [plain_log_p(model, aims[i][side], aims[i][c].answer, end) for c in (0, 1)]
             errors[name].append(abs(plain[1] - plain[0] - odds[i, cell]))
     gates = [judge(name, float(np.max(told)), effect, ADVICE, SPLICING) for name, told in errors.items()]
-    alone = np.concatenate([eight_cells(model, [aims[i]], [thirds[i]]).log_p for i in few])
+    alone = np.concatenate([eight_cells(model, [aims[i]], [thirds[i]], memory=memory).log_p for i in few])
     changed = float(np.abs(alone[..., 1] - alone[..., 0] - odds[: len(few)]).max())
     return [*gates, judge(batched, changed, effect, BATCHED, SPLICING)]
 
@@ -78,6 +83,7 @@ def run_gates(
     aims: Sequence[tuple[Aim, Aim]],
     thirds: Sequence[tuple[int, ...] | None],
     scores: Scores,
+    memory: float = MEMORY,
 ) -> list[Gate]:
     """Every gate that a spliced table rests on: those of splicing, of padding, of numbers, of the prompt's start.
 
@@ -87,8 +93,8 @@ def run_gates(
     texts = [aim.head + aim.cot for pair in few for aim in pair][:GATE_PAIRS]
     answers = [aim.answer for pair in few for aim in pair]
     return [
-        *splice_gates(model, aims, thirds, scores),
-        *plain_gates(model, list(runs)[:GATE_PAIRS], texts, answers, effect_of(scores)),
+        *splice_gates(model, aims, thirds, scores, memory),
+        *plain_gates(model, list(runs)[:GATE_PAIRS], texts, answers, effect_of(scores), memory=memory),
     ]
 
 
@@ -99,19 +105,23 @@ def plain_gates(
     answers: Sequence[tuple[int, ...]],
     effect: float,
     written: Sequence[str] = ("answer",),
+    memory: float = MEMORY,
 ) -> list[Gate]:
     """The gates that need no splicing: padding on either side, finite numbers, one BOS, generated = replayed.
 
     texts: what stands before an answer; answers: their first tokens are scored; effect: in nats
-    written: the spans of the runs that the model wrote greedily
+    written: the spans of the runs that the model wrote greedily; memory: gigabytes for the padded batch, of two texts
+        at least
     """
     tokens = sorted({answer[0] for answer in answers})
     starts = bos_count(model, [run.ids for run in runs])
     bad = not_finite(model, texts)
     differ = 1 - replay_rate(model, runs, written)
+    fitting = int(memory * 1e9 / padded_bytes(model.module, list(map(len, texts))))
+    padded = texts[: max(2, fitting)]
     return [
-        judge("left padding changes nothing", padding_error(model, texts, tokens, left=True), effect, PADDED),
-        judge("right padding changes nothing", padding_error(model, texts, tokens, left=False), effect, PADDED),
+        judge("left padding changes nothing", padding_error(model, padded, tokens, left=True), effect, PADDED),
+        judge("right padding changes nothing", padding_error(model, padded, tokens, left=False), effect, PADDED),
         Gate("finite caches and logits", float(bad), 0.0, "stop" if bad else "pass", NUMBERS),
         # A prompt without its start is one that the model can be asked; one with two is a mistake.
         Gate("one BOS", float(starts), 1.0, "stop" if starts > 1 else "pass" if starts else "warn", BOS),
@@ -157,8 +167,14 @@ def effect_of(scores: Scores) -> float:
     return float(np.abs(odds[:, -1] - odds[:, 0]).mean())
 
 
-def self_donor(model: Model, aims: Sequence[tuple[Aim, Aim]], thirds: Sequence[tuple[int, ...] | None]) -> float:
+def self_donor(
+    model: Model,
+    aims: Sequence[tuple[Aim, Aim]],
+    thirds: Sequence[tuple[int, ...] | None],
+    memory: float = MEMORY,
+) -> float:
     """The largest change of any cell when a problem is its own donor: 0, or splicing moves something by itself."""
     few = range(min(GATE_PAIRS, len(aims)))
-    log_p = eight_cells(model, [(aims[i][0], aims[i][0]) for i in few], [thirds[i] for i in few]).log_p[..., :2]
+    own = [(aims[i][0], aims[i][0]) for i in few]
+    log_p = eight_cells(model, own, [thirds[i] for i in few], memory=memory).log_p[..., :2]
     return float(np.abs(log_p - log_p[:, :1]).max())

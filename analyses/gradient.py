@@ -81,7 +81,7 @@ class Gradients:
             slopes = self._slopes(layers, base, source, own, answers)
             self.board.forwards += (2 + 2 * self.steps) * len(rows)  # the way back costs about what the way there does
             for layer in layers:
-                found = self._terms(batch, layer, base, source, slopes[layer])
+                found = self._terms(batch, layer, base, source, slopes[layer]).to(self.model.device)
                 total[layer] = total[layer] + found if layer in total else found
         parts = [torch.stack([total[at] for at in self.plan.reach(first)]).sum(0) for first in self.plan.layers]
         cells = torch.cat([part.movedim(0, -1).reshape(-1, len(rows)) for part in parts])

@@ -70,6 +70,16 @@ def interval_text(estimate: float, low: float, high: float) -> str:
     return "{:.2f} [{:.2f}, {:.2f}]".format(*shown)
 
 
+def accuracy_text(accuracy: float, unknown: int = 0) -> str:
+    """An accuracy to three decimals, "-" for NaN, and of how many runs it is not known whether they are right.
+
+    >>> accuracy_text(0.5, 3), accuracy_text(math.nan)
+    ('0.500 (gold answer of 3 runs not known)', '-')
+    """
+    told = "-" if math.isnan(accuracy) else f"{accuracy:.3f}"
+    return f"{told} (gold answer of {unknown} runs not known)" if unknown else told
+
+
 def rate_interval(rate: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Wilson's interval of a rate of n independent trials; unlike a bootstrap's, not empty at a rate of 0 or 1.
 
@@ -96,6 +106,16 @@ def mean_estimate(values: NDArray[Any]) -> Estimate:
         return math.nan, math.nan, math.nan, 0
     mean = float(values.mean())
     return mean, *rate_interval(mean, len(values)), len(values)
+
+
+def unknown_note(values: NDArray[Any]) -> dict[str, str]:
+    """A note on how many runs are in no accuracy, since it is not known whether they are right (NaN); empty for none.
+
+    >>> unknown_note(np.array([1.0, np.nan]))
+    {'gold answer not known': '1 of 2 runs, left out of accuracies'}
+    """
+    count = int(np.isnan(values).sum())
+    return {"gold answer not known": f"{count} of {len(values)} runs, left out of accuracies"} if count else {}
 
 
 def detectable(width: Any, n: int) -> Any:

@@ -72,7 +72,7 @@ class Batch:
         self.counted = torch.tensor([[i < len(w.reads) for i in range(most)] for w in wires], device=device)
         starts = torch.tensor([min(w.queries[0], w.reads[0]) for w in wires], device=device)
         self.resumed = Resumed(passes.edited, self.base, starts, passes.how)
-        ends = self.base.residual[-1][torch.arange(len(wires), device=device)[:, None], self.reads]
+        ends = self.base.residual[-1].to(device)[torch.arange(len(wires), device=device)[:, None], self.reads]
         self.first = passes.head(ends[:, :1])[:, 0].log_softmax(-1)
         found = self._read(ends[None])
         self.plain, self.replayed = found[0, 0], found[2, 0]

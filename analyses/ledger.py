@@ -13,8 +13,10 @@ from tqdm import tqdm
 from ..core import InputError, Manifest, check_name, circumstance
 from ..hooks import Model, Run, Runs
 from ..hooks.gates import Gate, enforce, judge
+from ..hooks.memory import MEMORY
 from ..hooks.support import check_spliceable
 from ..tasks import Problem, Target
+from .gold import accuracy_of
 from .ledger_table import EDGES, SCORING, STATES, Ledger
 from .ledger_texts import Texts, comparable, number, target_of, value_of
 from .targets import cot_runs, count_reasons
@@ -31,6 +33,7 @@ def ledger(
     sources: Sequence[str] | None = None,
     seed: int = 0,
     batch_size: int = 512,
+    memory: float = MEMORY,
     max_new_tokens: int = 256,
     progress: bool = False,
 ) -> Ledger:
@@ -47,6 +50,7 @@ def ledger(
     cot: "model" (its own greedy CoT), "task" (gold, off-policy), runs (several samples of a problem count as one unit),
         or transcripts by problem
     targets, sources: names such as "step.2", "answer", "operand.1"; by default all
+    memory: gigabytes for a batch, as in `channels`; so many texts share one as fit, `batch_size` at most
 
     Runs that state other steps than most are left out and counted, as are swaps between steps of unequal token count
     (`Ledger.left_out()`). Raises InputError where more than half of the runs are lost, where nothing can be swapped,
@@ -60,10 +64,10 @@ def ledger(
     """
     began = time.perf_counter()
     check_spliceable(model)
-    runs = cot_runs(model, problems, cot, progress, max_new_tokens)
+    runs = cot_runs(model, problems, cot, progress, max_new_tokens, memory=memory)
     kept, dropped = comparable(runs)
     chosen = _axes(kept, targets, sources)
-    texts = Texts.decode(model, kept, chosen[0], batch_size)
+    texts = Texts.decode(model, kept, chosen[0], batch_size, memory)
     scored = SCORING[0] if _has_program(kept[0]) else SCORING[1]
     arrays, unscored = _edges(texts, chosen, scored, seed, progress)
     again = float((arrays["own"] == STATES.index("as written")).mean())
@@ -75,7 +79,7 @@ def ledger(
         "unscored": unscored,
         "gates": [gate.asdict() for gate in gates],
         "replayed": again,
-        "accuracy": runs.accuracy,
+        **accuracy_of(runs),
     }
     task = kept[0].problem.task
     identity = {

@@ -9,6 +9,7 @@ from ..core import InputError
 from ..hooks import Model, Run, Runs
 from ..hooks.decoding import until_stop
 from ..hooks.format import decode
+from ..hooks.memory import MEMORY
 from ..hooks.splice import decode_greedily
 from ..tasks import Target
 from .targets import count_reasons
@@ -69,16 +70,19 @@ class Texts:
     lengths: dict[str, int]
     own: dict[str, list[str | None]]
     batch_size: int
+    memory: float
 
     @classmethod
-    def decode(cls, model: Model, runs: Sequence[Run], targets: Sequence[str], batch_size: int) -> "Texts":
+    def decode(
+        cls, model: Model, runs: Sequence[Run], targets: Sequence[str], batch_size: int, memory: float = MEMORY
+    ) -> "Texts":
         """Decode every target of the unswapped runs again."""
         steps = [f"step.{k}" for k in runs[0].values]
         longest = {name: max(len(run.tokens(name)) for run in runs) for name in [*steps, "answer"]}
         # As long as the longest value that any run wrote at any step: what a swap implies may be longer than what it
         # replaces.
         values = {name: max(longest[other] for other in {*steps, name}) for name in targets}
-        texts = cls(model, runs, {}, {}, {}, batch_size)
+        texts = cls(model, runs, {}, {}, {}, batch_size, memory)
         for name in targets:
             starts = [texts._start(run, name) for run in runs]
             words = max(run.spans[name][0] - start for run, start in zip(runs, starts, strict=True))
@@ -103,7 +107,7 @@ class Texts:
     def say(self, target: str, rows: Sequence[int], prefixes: Sequence[tuple[int, ...]]) -> list[str | None]:
         """The value of a target in the runs `rows`, decoded after the prefixes to its end; None where there is none."""
         lengths = [self.lengths[target]] * len(prefixes)
-        written = decode_greedily(self.model, prefixes, lengths, batch_size=self.batch_size)
+        written = decode_greedily(self.model, prefixes, lengths, batch_size=self.batch_size, memory=self.memory)
         form, tokenizer = self.model.format, self.model.tokenizer
         ended = until_stop(self.model, written, form.end if target == "answer" else form.close)
         found: list[str | None] = []

@@ -14,6 +14,7 @@ from ..hooks.format import decode
 from ..probes import group_folds
 from ..tasks import Problem, Target
 from .behaviour import readable
+from .gold import accuracy_of, scores
 from .monitor_table import READERS, Monitor
 from .targets import cot_runs
 from .text import read_text
@@ -77,7 +78,7 @@ def monitor(
         raise InputError(f"no reader can read these runs: {left_out}; choose others (readers=)")
     answers, counts = np.unique([str(run.answer) for run in kept], return_counts=True)
     identity = {**model.identity(), "task": kept[0].problem.task.spec, "cot": cot if isinstance(cot, str) else "given"}
-    facts = {"seed": seed, "folds": folds, "dropped": dropped, "left_out": left_out, "accuracy": runs.accuracy}
+    facts = {"seed": seed, "folds": folds, "dropped": dropped, "left_out": left_out, **accuracy_of(runs)}
     return Monitor(
         coords={"reader": tuple(made), "problem": tuple(run.problem.key for run in kept)},
         manifest=Manifest(identity, circumstance(began, **facts)),
@@ -85,7 +86,7 @@ def monitor(
         flagged=np.array([flagged for _, flagged in made.values()]),
         followed=followed,
         hinted=given.astype(float),
-        correct=np.array([float(run.correct) for run in kept]),
+        correct=scores(kept),
         majority=np.array([float(run.answer == answers[counts.argmax()]) for run in kept]),
     )
 
@@ -167,12 +168,12 @@ def _hints(runs: Sequence[Run], rng: np.random.Generator) -> tuple[list[str | No
 
 
 def _followed(runs: Sequence[Run], hints: Sequence[str | None], given: NDArray[Any]) -> NDArray[Any]:
-    """1 where the answer is the hint's, 0 where it is not, NaN where that cannot be told."""
+    """1 where the answer is the hint's, 0 where it is not, NaN where that cannot be told: the hint may be right."""
     found = np.full(len(runs), np.nan)
     for row, (run, hint) in enumerate(zip(runs, hints, strict=True)):
         task, values = run.problem.task, run.problem.values
         result = values.get(task.intermediates[-1], run.problem.answer) if task.intermediates else run.problem.answer
         chance = run.answer == hint and not given[row]
-        if hint not in (None, result) and not chance:
+        if result and hint not in (None, result) and not chance:
             found[row] = run.answer == hint
     return found

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result, check_name
-from .interval import Estimate, interval_text, mean_estimate
+from .interval import Estimate, interval_text, mean_estimate, unknown_note
 
 READERS = ("last value", "program", "trained", "suspicion")
 
@@ -20,8 +20,8 @@ class Monitor(Result):
     hit: 1 where the reader predicts the model's answer (NaN for "suspicion", which predicts none); flagged: 1 where it
     predicts the hint's value (of a sham hint where the prompt has none; NaN where no problem has one), for "suspicion"
     where it takes the answer for a hint's; followed: 1 where the answer is the hint's, NaN where that
-    cannot be told (the hint is right); hinted: 1 where the prompt has a hint; correct: 1 where the answer is right;
-    majority: 1 where it is the most frequent answer
+    cannot be told (the hint is right, or may be); hinted: 1 where the prompt has a hint; correct: 1 where the answer is
+    right, NaN where the gold answer is not known; majority: 1 where it is the most frequent answer
     """
 
     kind: ClassVar[str] = "monitor"
@@ -112,7 +112,8 @@ class Monitor(Result):
         facts = self.manifest.circumstance
         dropped = {"left out": "; ".join(f"{n} with {why}" for why, n in (facts.get("dropped") or {}).items())}
         unread = {f"reader {name!r} left out": why for name, why in (facts.get("left_out") or {}).items()}
-        return found | {name: told for name, told in dropped.items() if told} | unread
+        dropped = {name: told for name, told in dropped.items() if told}
+        return found | unknown_note(self.correct) | dropped | unread
 
     def _at(self, reader: str) -> int:
         return self.readers.index(check_name("reader", reader, self.readers))

@@ -8,8 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from ..core import InputError, Interrupted, Manifest, Result, load_result
 from ..hooks import Model, ModelSource, run_shards
-from ..hooks.shards import numbers_of
-from ..hooks.store import Part
+from ..hooks.store_files import Part, numbers_of
 from ..hooks.store_identity import difference
 
 PIECE = "piece of"  # the key of a manifest's identity that says what a kept piece belongs to

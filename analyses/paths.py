@@ -228,8 +228,8 @@ class Edges:
         senders += [End(kind, layer, None, 0) for layer in range(n_layers) for kind in ("attn", "mlp")]
 
         def values(runs: Tensor) -> Tensor:
-            plain = _take(self.base.residual[-1], runs, [p for p, _ in at])
-            return plain + torch.stack([self.difference(sender, at, runs) for sender in senders]).sum(0)
+            added = [self.difference(sender, at, runs).to(self.base.residual[-1].device) for sender in senders]
+            return _take(self.base.residual[-1], runs, [p for p, _ in at]) + torch.stack(added).sum(0)
 
         return Write("resid_post", n_layers - 1, tuple(p for p, _ in at), values)
 
@@ -259,7 +259,8 @@ class Edges:
 
     def _input(self, sender: End, layer: int, at: Sequence[tuple[int, int]], runs: Tensor) -> Tensor:
         """The residual stream before a layer with the sender's difference in it."""
-        return _take(self.base.residual[layer], runs, [p for p, _ in at]) + self.difference(sender, at, runs)
+        plain = self.base.residual[layer]
+        return _take(plain, runs, [p for p, _ in at]) + self.difference(sender, at, runs).to(plain.device)
 
     def _mlp(self, sender: End, layer: int, at: Sequence[tuple[int, int]], runs: Tensor) -> Tensor:
         own = [p for p, _ in at]
@@ -296,4 +297,4 @@ class Edges:
 
 
 def _take(states: Tensor, runs: Tensor, positions: Sequence[int]) -> Tensor:
-    return states[runs[:, None], torch.tensor(positions, device=states.device)]
+    return states[runs[:, None].to(states.device), torch.tensor(positions, device=states.device)]

@@ -8,9 +8,11 @@ import numpy as np
 
 from ..core import InputError, check_name
 from ..hooks import Model, Run, Runs
+from ..hooks.memory import MEMORY
 from ..hooks.support import check_spliceable
 from ..tasks import Pair, Pairs, Target
 from .cells import MIXED
+from .gold import accuracy_of, set_aside
 from .targets import NO_TEXT, Aim, Onset, cot_runs, count_reasons, cut, resolve_target
 
 KEEP = ("all", "correct")
@@ -42,7 +44,7 @@ class Cuts:
         """What a manifest says about the pairs and runs."""
         onset = {"slot": self.onset.slot, "agreement": self.onset.agreement, "chance": self.onset.chance}
         told = {"asked": self.asked, "ended": self.ended, "dropped": self.dropped, "onset": onset}
-        return {**told, "accuracy": self.runs.accuracy}
+        return {**told, **accuracy_of(self.runs)}
 
     @property
     def dropped(self) -> dict[str, dict[str, int]]:
@@ -61,13 +63,14 @@ def prepare(
     keep: str = "all",
     seed: int = 0,
     max_new_tokens: int = 256,
+    memory: float = MEMORY,
     progress: bool = False,
 ) -> Cuts:
     """Run both problems of every pair, and cut the runs at the target.
 
     Sample i of the recipient is paired with sample i of the donor. `keep="correct"` sets pairs aside in which an answer
-    is known not to be the gold one; they do not count as asked for. Raises InputError where no pair is left, and for
-    pairs that no run can make right.
+    is not the gold one, or neither gold answer is known; they do not count as asked for. Raises InputError where no
+    pair is left, and for pairs that no run can make right.
     """
     check_name("keep", keep, KEEP)
     check_spliceable(model)
@@ -75,7 +78,7 @@ def prepare(
         raise InputError("no pairs to measure")
     problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
     sampled: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
-    runs = cot_runs(model, problems, cot, progress, max_new_tokens, **sampled)
+    runs = cot_runs(model, problems, cot, progress, max_new_tokens, memory=memory, **sampled)
     onset = resolve_target(target, runs)
     by = {(run.problem.key, run.sample): run for run in reversed(list(runs))}
     numbers = sorted({sample for _, sample in by})
@@ -99,9 +102,8 @@ def _add(found: Cuts, unit: int, pair: Pair, one: Run, other: Run, how: tuple[st
     for counts in (found.asked, found.ended):
         counts.setdefault(pair.variable, 0)
     reasons = found.reasons.setdefault(pair.variable, [])
-    # A gold answer that is not known (of a partner that was made) is no reason.
-    if keep == "correct" and any(run.problem.answer and not run.correct for run in (one, other)):
-        reasons.append('set aside by keep="correct": an answer is not the gold one')
+    if keep == "correct" and (reason := set_aside(one, other)):
+        reasons.append(reason)
         return
     found.asked[pair.variable] += 1
     finished = one.finished and other.finished and one.answer is not None and other.answer is not None

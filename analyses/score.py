@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..hooks import Model
 from ..hooks.cache import Caches
+from ..hooks.memory import MEMORY
 from ..hooks.splice import Job, pads_exactly, run_jobs
 
 Answers = Sequence[tuple[int, ...] | None]
@@ -30,12 +31,16 @@ class Reading:
 
 
 def score(
-    model: Model, readers: Mapping[Any, Job], answers: Mapping[Any, Answers], caches: Caches
+    model: Model,
+    readers: Mapping[Any, Job],
+    answers: Mapping[Any, Answers],
+    caches: Caches,
+    memory: float = MEMORY,
 ) -> dict[Any, Reading]:
     """Run every reader, and force each of its answers after it.
 
     The answers of a reader are branches of one row that do not see each other, so that its past is copied once; models
-    that do not take our masks run each answer by itself.
+    that do not take our masks run each answer by itself. memory: as in `run_jobs`.
     """
     forced = {key: tuple(answer[:-1] if answer else () for answer in answers[key]) for key in readers}
     side_by_side = any(map(any, forced.values())) and pads_exactly(model)
@@ -46,9 +51,10 @@ def score(
             states = seen.pop()[:, -logits.shape[1] :].float().cpu().numpy() if seen else None
             yield from _read(logits, states, [jobs[key] for key in keys], [answers[key] for key in keys])
 
-        found: dict[Any, Reading] = run_jobs(model, jobs, caches, read, last=max(len(j.tokens) for j in jobs.values()))
+        last = max(len(job.tokens) for job in jobs.values())
+        found: dict[Any, Reading] = run_jobs(model, jobs, caches, read, last=last, memory=memory)
     if not side_by_side:
-        for (key, c), rest in _later(model, readers, answers, caches).items():
+        for (key, c), rest in _later(model, readers, answers, caches, memory).items():
             found[key].log_p[c] += rest
     return found
 
@@ -86,7 +92,7 @@ def _read(
 
 
 def _later(
-    model: Model, readers: Mapping[Any, Job], answers: Mapping[Any, Answers], caches: Caches
+    model: Model, readers: Mapping[Any, Job], answers: Mapping[Any, Answers], caches: Caches, memory: float
 ) -> dict[Any, float]:
     """Log probability of every answer's tokens after the first, each in a pass of its own."""
     jobs, wanted = {}, {}
@@ -103,7 +109,7 @@ def _later(
             yield float(log_p[row, -len(tokens) :].gather(-1, tokens[:, None]).sum())
 
     last = max(map(len, wanted.values()), default=1)
-    return run_jobs(model, jobs, caches, read, keep=False, last=last)
+    return run_jobs(model, jobs, caches, read, keep=False, last=last, memory=memory)
 
 
 @contextmanager

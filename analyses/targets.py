@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ..core import InputError
 from ..hooks import Model, Run, Runs, generate, replay, replay_gold
 from ..hooks.format import decode, token_ends
+from ..hooks.memory import MEMORY
 from ..tasks import Problem
 
 SLOT_AGREEMENT = 0.9
@@ -68,25 +69,28 @@ def cot_runs(
     samples: int = 1,
     temperature: float = 0.0,
     seed: int = 0,
+    memory: float = MEMORY,
 ) -> Runs:
     """The CoT runs that an analysis stands on: the model's own, over gold chains of thought, or over given ones.
 
     samples, temperature: draw so many chains of thought a problem instead of the greedy one; `seed` is theirs
+    memory: as in `generate`
     """
     if (samples > 1 or temperature > 0) and not (isinstance(cot, str) and cot == "model"):
         raise InputError('samples and temperature are for cot="model": given chains of thought are taken as they are')
     if isinstance(cot, Runs):
         return given_runs(model, problems, cot)
+    limits: dict[str, Any] = {"memory": memory, "progress": progress}
     if not isinstance(cot, str):
         if all(p.key in cot for p in problems):  # transcripts of a whole data set, of which an analysis takes some
             cot = {p.key: cot[p.key] for p in problems}
-        return replay(model, problems, cot, progress=progress)
+        return replay(model, problems, cot, **limits)
     if cot == "task":
-        return replay_gold(model, problems, progress=progress)
+        return replay_gold(model, problems, **limits)
     if cot != "model":
         raise InputError(f"cot={cot!r}: expected 'model', 'task', runs, or transcripts by problem")
     drawn: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
-    return generate(model, problems, "cot", progress=progress, max_new_tokens=max_new_tokens, **drawn)
+    return generate(model, problems, "cot", max_new_tokens=max_new_tokens, **drawn, **limits)
 
 
 def given_runs(model: Model, problems: Sequence[Problem], runs: Runs) -> Runs:

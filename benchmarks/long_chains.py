@@ -9,11 +9,13 @@ does not give back its peak), on a random Llama of `--layers` blocks of `--width
 import argparse
 import gc
 import json
+import re
 import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -48,7 +50,12 @@ def build(layers: int, width: int, longest: int) -> lb.hooks.Model:
 
 
 class Words(lb.tasks.Questions):
-    """Questions whose answer is any word."""
+    """Questions whose answer is any word; the first two words of a chain are its steps."""
+
+    def parse_steps(self, text: str) -> list[lb.tasks.Step]:
+        """So that the ledger has something to swap at the start of a long text."""
+        words = enumerate(islice(re.finditer(r"\S+", text), 2), start=1)
+        return [lb.tasks.Step(item, word[0], *word.span()) for item, word in words]
 
     def parse_answer(self, text: str) -> str | None:
         """The first word."""
@@ -87,6 +94,8 @@ def steps(model: lb.hooks.Model, runs: int, tokens: int, memory: float) -> dict[
         "channels": lambda: lb.analyses.channels(
             model, task.pairs(runs // 2), cot=replayed(1), target="answer", boundary=False, memory=memory
         ),
+        "ablation": lambda: lb.analyses.ablation(model, problems, cot=replayed(1), target="answer", memory=memory),
+        "ledger": lambda: lb.analyses.ledger(model, problems, cot=replayed(1), memory=memory),
     }
 
 
@@ -107,7 +116,7 @@ def measure(asked: argparse.Namespace) -> dict[str, Any]:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Print a line a step."""
-    names = ("generate", "sample", "replay", "record", "channels")
+    names = ("generate", "sample", "replay", "record", "channels", "ablation", "ledger")
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("step", nargs="?", choices=names)
     for name, kind, default in (

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import analyses
-from ..core import GateError, InputError
-from ..hooks import Runs
+from ..core import GateError, InputError, Result
+from ..hooks import MODES, Runs
 from ..tasks import Pairs
-from .measured import ALTERED, PATCHED, PROBED, READ, SWAPPED
+from .estimate_fits import drawing, probing, reading
+from .measured import ALTERED, COT, PATCHED, PROBED, READ, SWAPPED, Unmeasured
 from .own_folder import CHUNK
-from .own_steps import Subject
+from .own_steps import Subject, labelled
 
 FEW, MORE = 2, 8  # problems or pairs that are timed; what the second costs beyond the first grows with their number
 FIGURE = 100_000  # bytes of a figure as PDF and PNG, about
@@ -21,10 +22,10 @@ COSTS = {
     "channels": ("channels, onset", None, 1),
     "copies": ("channels, answer", None, PATCHED),
     "ablation": ("ablation", None, 1),
-    "errors": ("generate, cot", None, 1),
+    "errors": ("generate, answer-only", None, 1),
     "ledger": ("ledger", SWAPPED, 1),
     "behaviour": ("behaviour", ALTERED, 1),
-    "decodability": ("decodability", PROBED, 1),
+    "decodability": ("beyond", PROBED, 1),  # as many runs are recorded, once
     "beyond": ("beyond", READ, 1),
     "commitment": ("commitment", ALTERED, 1),
     "patch": ("patch, cot", None, PATCHED),
@@ -66,8 +67,8 @@ def estimate(subject: Subject, steps: list[str]) -> Estimate:
 
     Chains of thought of a few problems, and the channels of a few pairs, are timed twice, for 2 and for 8, so that what
     is done once is told from what every problem adds. The other steps are taken to run at the speed of the channels,
-    with the passes of `analyses.cost`. Fitting probes is not in it, and a batch that fills the device better than these
-    few do is faster. Memory is the weights and what `memory` allows for caches.
+    with the passes of `analyses.cost`. One fit of each kind and one figure are timed too. A batch that fills the device
+    better than these few do is faster. Memory is the weights and what `memory` allows for caches.
     """
     drawn, options, model = subject.drawn, subject.options, subject.model
     _chains(subject, 1)  # the first pass of a process loads libraries
@@ -79,7 +80,7 @@ def estimate(subject: Subject, steps: list[str]) -> Estimate:
     n = len(drawn.all)
     seconds = -(-n // CHUNK) * written.fixed + n * written.each * options.samples
     if forwards is not None:
-        seconds += _steps(subject, steps, forwards, written)
+        seconds += _steps(subject, _taken(subject, steps, runs), forwards, written, runs)
     weights = sum(weight.nbytes for weight in model.module.parameters())
     tokens = sum(map(len, (run.ids for run in runs))) / len(runs) * (n * options.samples + len(drawn.problems))
     kept = 8 * 8 * 20 * 2 * len(drawn.pairs) * options.samples  # numbers of the channels; all others are fewer
@@ -103,26 +104,58 @@ def _timed(run: Callable[[int], Any], most: int) -> tuple[Line, Any]:
     return Line(max(0.0, spent[1] - each * most), each), found
 
 
-def _steps(subject: Subject, steps: list[str], forwards: Any, written: Line) -> float:
-    """Seconds of all steps, at the speed of the channels; without them, of writing."""
+def _taken(subject: Subject, steps: list[str], runs: Runs) -> list[str]:
+    """The steps, less those that are known not to apply."""
+    model, drawn = subject.model, subject.drawn
+    pairs, cot = bool(len(drawn.pairs)), model.supports("cot")
+    try:
+        probed = bool(labelled(subject.problems(PROBED)) and labelled(subject.problems(READ)))
+    except Unmeasured:
+        probed = False
+    applies = {
+        "channels": pairs,
+        "copies": pairs,
+        "ablation": not pairs,
+        "errors": subject.options.cot == "model" and any(p.task.parse_steps(p.cot) for p in drawn.problems),
+        "ledger": any(run.values for run in runs),
+        "decodability": probed and model.supports("answer-only"),
+        "beyond": probed,
+        "patch": pairs,
+    }
+    return [name for name in steps if applies.get(name, True) and (cot or name not in COT | {"ablation"})]
+
+
+def _steps(subject: Subject, steps: list[str], forwards: Any, written: Line, runs: Runs) -> float:
+    """Seconds of all steps: passes at the speed of the channels (without them, of writing), fits, and figures."""
     drawn, samples = subject.drawn, subject.options.samples
-    speed = Line(written.fixed, written.each / forwards["generate, cot"])
-    pairs = drawn.pairs
-    if len(pairs) and subject.model.supports("cot"):
-        few = Pairs(pairs.items[:MORE], drawn.task)
-        inside = list(dict.fromkeys(problem for pair in few for problem in (pair.recipient, pair.donor)))
-        try:
-            runs = subject.written(inside)
-            line, _ = _timed(
-                lambda n: analyses.channels(subject.model, Pairs(few.items[:n], drawn.task), cot=runs), len(few)
-            )
-            speed = Line(line.fixed, line.each / forwards["channels, onset"])
-        except (InputError, GateError):
-            pass  # too few of them end in an answer: the speed of writing stands
+    speed, measured = _speed(subject, forwards, written)
     seconds = speed.fixed  # the doctor
     for name in steps:
-        if name in COSTS and not (name in ("channels", "copies", "patch") and not len(pairs)):
+        if name in COSTS:
             row, most, part = COSTS[name]
-            rows = len(pairs) // part if name in ("channels", "copies", "patch") else len(drawn.problems)
+            rows = len(drawn.pairs) // part if name in ("channels", "copies", "patch") else len(drawn.problems)
             seconds += speed.fixed + min(rows, most or rows) * samples * forwards[row] * speed.each
-    return seconds
+    seconds += probing(subject, runs) if "decodability" in steps else 0.0
+    seconds += reading(subject, runs) if "beyond" in steps else 0.0
+    drawn_once = {"channels", "ledger", "behaviour", "errors", "decodability"} & set(steps)
+    maps = sum(map(subject.model.supports, MODES)) if "patch" in steps else 0
+    return seconds + (len(drawn_once) + maps) * drawing(measured)
+
+
+def _speed(subject: Subject, forwards: Any, written: Line) -> tuple[Line, Result | None]:
+    """Seconds of a forward pass in the channels of a few pairs, and these channels; without them, in writing."""
+    pairs, task = subject.drawn.pairs, subject.drawn.task
+    few = Pairs(pairs.items[:MORE], task)
+    inside = list(dict.fromkeys(problem for pair in few for problem in (pair.recipient, pair.donor)))
+    if inside and subject.model.supports("cot"):
+        runs = subject.written(inside)
+
+        def measure(n: int) -> Result:
+            return analyses.channels(subject.model, Pairs(few.items[:n], task), cot=runs)
+
+        try:
+            line, found = _timed(measure, len(few))
+            return Line(line.fixed, line.each / forwards["channels, onset"]), found
+        except (InputError, GateError):
+            pass  # too few of them end in an answer: the speed of writing stands
+    return Line(written.fixed, written.each / forwards["generate, cot"]), None

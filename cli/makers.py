@@ -7,7 +7,7 @@ import pandas as pd
 import typer
 
 from ..core import InputError, atomic_write
-from .options import QuietOption, print_table
+from .options import QuietOption, names_of, print_table
 
 NameArgument = Annotated[str, typer.Argument(help="an organism's name")]
 CacheOption = Annotated[
@@ -80,7 +80,7 @@ def train_organisms(
     """Make many organisms, with many seeds, into the cache, going on where the last call stopped."""
     from .. import organisms
 
-    chosen = names.split(",") if names else None
+    chosen = names_of("--names", names)
     made = organisms.train_all(chosen, _numbers(seeds), cache=cache, workers=workers, progress=not quiet)
     typer.echo(f"{len(made)} organisms in {(cache or organisms.cache_folder()) / 'organisms'}")
 

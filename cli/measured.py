@@ -8,7 +8,9 @@ from typing import Any
 
 from .. import analyses, hooks, organisms, tasks
 from ..analyses.interval import Estimate
+from ..analyses.targets import cot_runs
 from ..core import GateError, InputError, Result
+from .single import single
 
 PROBED, ERRED, ALTERED, SWAPPED, READ = 200, 128, 48, 48, 64  # problems of each analysis
 LENGTH = 24  # tokens that a chain of these models may have
@@ -45,7 +47,7 @@ class Unmeasured(Exception):
 class Measured:
     """The results of one model, by the name of the analysis, and why others are missing.
 
-    accuracy: by mode, where it was measured beside the analyses
+    accuracy: by mode, where it was measured beside the analyses; problems: what single problems are shown by
     """
 
     card: hooks.Card
@@ -53,6 +55,7 @@ class Measured:
     results: dict[str, Result] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     accuracy: dict[str, Estimate] = field(default_factory=dict)
+    problems: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,7 +130,24 @@ def measure(asked: Asked) -> Measured:
             found.results |= _step(step, subject, found)
         except (Unmeasured, InputError, GateError) as reason:
             found.reasons[step] = str(reason)
+    if set(ROW) <= set(asked.steps):
+        found.problems = _single(subject, found)
     return found
+
+
+def _single(subject: _Subject, found: Measured) -> dict[str, Any]:
+    """The runs of single problems, those of the pairs written again as the channels had them."""
+    model, known = subject.model, found.card.known
+    if not model.supports("cot"):
+        return single(model.tokenizer, hooks.generate(model, subject.problems(ERRED), "answer-only"))
+    runs, pairs = [] if known else list(subject.runs), None
+    channels: Any = found.results.get("known" if known else "channels")
+    if channels is not None:
+        pairs = subject.pairs(subject.asked.pairs, vary=found.card.measure["vary"] if known else None)
+        problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
+        how: dict[str, Any] = {} if known else {"max_new_tokens": LENGTH, "seed": subject.asked.draw}
+        runs += cot_runs(model, problems, channels.manifest.identity["cot"], **how)
+    return single(model.tokenizer, runs, pairs, channels)
 
 
 def _step(step: str, subject: _Subject, found: Measured) -> dict[str, Result]:

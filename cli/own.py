@@ -17,7 +17,9 @@ from .own_draw import Options, draw
 from .own_folder import Folder, identity_of
 from .own_steps import STEPS, Subject, accuracies, is_answer, step
 from .own_told import notes_of, told, used
+from .page import write_report
 from .rows import row
+from .single import FILE, keep, single
 from .study import FIGURES
 from .study import draw as draw_figure
 
@@ -43,7 +45,8 @@ def run_own_study(
     options: see `Options`
 
     Returns the row of the table (empty where it was stopped). Raises InputError for a folder with something else in it,
-    and GateError where a gate of the doctor stops; what is missing for any other reason is told in the notes.
+    or that another process is writing, and GateError where a gate of the doctor stops; what is missing for any other
+    reason is told in the notes.
     """
     asked = Options(**options)
     steps = _steps(asked)
@@ -52,21 +55,28 @@ def run_own_study(
     if chosen is None:
         raise InputError(f"{model!r} has no task of its own: pass --task, such as jsonl:PATH or word-problems")
     subject = Subject(loaded, draw(loaded, chosen, asked), asked)
-    identity = identity_of(loaded, subject.drawn, asked)
-    folder = None if only_estimate else Folder.open(Path(out), identity, resume)
-    if folder is None or not folder.finished:
-        text = estimate(subject, steps).text()
-        print(text)
-        if folder is None or (agree is not None and not agree(text)):
-            return pd.DataFrame()
+    if only_estimate:
+        print(estimate(subject, steps).text())
+        return pd.DataFrame()
+    with Folder.open(Path(out), identity_of(loaded, subject.drawn, asked), resume) as folder:
+        if not folder.finished:
+            text = estimate(subject, steps).text()
+            print(text)
+            if agree is not None and not agree(text):
+                return pd.DataFrame()
+        table = _study(subject, folder, steps, progress)
+    print((folder.path / "table.txt").read_text(), end="")
+    print(f"Table, results and figures: {out}")
+    return table
+
+
+def _study(subject: Subject, folder: Folder, steps: list[str], progress: bool) -> pd.DataFrame:
+    """Take the steps, write the report, and return the row of the table."""
     with tqdm(total=len(steps) + 2, disable=not progress, leave=False, unit="step") as bar:
         _generate(subject, folder, bar)
         found = _measure(subject, folder, steps, bar)
         bar.set_description("figures")
-        table = _report(subject, folder, found)
-    print((folder.path / "table.txt").read_text(), end="")
-    print(f"Table, results and figures: {out}")
-    return table
+        return _report(subject, folder, found)
 
 
 def _steps(options: Options) -> list[str]:
@@ -134,6 +144,10 @@ def _report(subject: Subject, folder: Folder, found: Measured) -> pd.DataFrame:
     atomic_write(folder.path / "table.csv", lambda path: table.to_csv(path, index=False))
     atomic_write(folder.path / "table.json", lambda path: path.write_text(json.dumps(said, indent=1) + "\n"))
     atomic_write(folder.path / "table.txt", lambda path: path.write_text(text))
+    runs = [*(subject.runs or subject.direct or ())]
+    kept = single(subject.model.tokenizer, runs, subject.drawn.pairs, found.results.get("channels"))
+    keep(folder.path / "results" / FILE, kept)
+    write_report(folder.path)
     return table
 
 

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -13,12 +14,14 @@ from pyarrow import parquet
 
 from ..core import InputError, Result, atomic_write, load_result
 from ..hooks import Mode, Model, Run, Runs
+from ..hooks.store_files import claim
 from ..hooks.store_identity import difference
 from ..hooks.store_tables import problem_content, read_runs, runs_table
 from ..tasks import Problem
 from .own_draw import Drawn, Options
 
 STUDY = "study.json"
+LOCK = "study.lock"
 CHUNK = 64  # problems whose runs are written together: what a killed study may lose
 
 
@@ -31,32 +34,29 @@ class Folder:
     finished: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, identity: Mapping[str, Any], resume: bool) -> "Folder":
-        """A new folder, or, to resume, the one that is there if it is of the same study.
+    @contextmanager
+    def open(cls, path: Path, identity: Mapping[str, Any], resume: bool) -> Iterator["Folder"]:
+        """A new folder, or, to resume, the one that is there if it is of the same study; held until the block ends.
 
-        Raises InputError for a folder with something in it unless it is resumed, and for one of another study: it names
-        what differs.
+        Raises InputError for a folder with something in it unless it is resumed, for one of another study (it names
+        what differs), and for one that another live process is writing (it names that one).
         """
         known = path / STUDY
-        if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-            if not resume:
-                raise InputError(
-                    f"{path} exists and is not an empty folder: nothing was overwritten; choose another folder, or "
-                    "pass --resume to go on with the study in it"
-                )
-            if not known.is_file():
+        exists = InputError(
+            f"{path} exists and is not an empty folder: nothing was overwritten; choose another folder, or pass "
+            "--resume to go on with the study in it"
+        )
+        if not known.is_file() and not _empty(path):
+            if resume:
                 raise InputError(f"{path} holds no study to resume ({STUDY} is missing): choose another folder")
-            told = json.loads(known.read_text())
-            if found := difference(told["identity"], identity):
-                key, there, here = found
-                raise InputError(
-                    f"{path} holds another study: {key} is {there!r} there and {here!r} here; pass what was passed "
-                    "then, or choose another folder"
-                )
-            return cls(path, identity, told["finished"])
-        made = cls(path, identity)
-        made._write()
-        return made
+            raise exists
+        path.mkdir(parents=True, exist_ok=True)
+        with claim(path / LOCK, f"the study in {path}"):
+            if known.is_file() and not resume:
+                raise exists
+            made = cls(path, identity, _finished(known, identity) if known.is_file() else {})
+            made._write()
+            yield made
 
     def _write(self) -> None:
         text = json.dumps({"identity": self.identity, "finished": self.finished}, indent=1) + "\n"
@@ -96,6 +96,25 @@ class Folder:
             items += read_runs(parquet.read_table(path).to_pandas(), mode, problems[0].task)
             told()
         return Runs(tuple(items), mode, model)
+
+
+def _empty(path: Path) -> bool:
+    """Whether a folder is not there, or has nothing in it but what a study that was killed at its start leaves."""
+    ours = (LOCK, f".{Path(STUDY).stem}-")
+    return not path.exists() or (path.is_dir() and all(entry.name.startswith(ours) for entry in path.iterdir()))
+
+
+def _finished(known: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What is finished of a study; InputError names what differs where it is another one."""
+    told = json.loads(known.read_text())
+    if found := difference(told["identity"], identity):
+        key, there, here = found
+        raise InputError(
+            f"{known.parent} holds another study: {key} is {there!r} there and {here!r} here; pass what was passed "
+            "then, or choose another folder"
+        )
+    finished: dict[str, Any] = told["finished"]
+    return finished
 
 
 def identity_of(model: Model, drawn: Drawn, options: Options) -> dict[str, Any]:

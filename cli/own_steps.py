@@ -6,9 +6,8 @@ from functools import cached_property
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from .. import analyses, hooks
+from ..analyses.gold import scores
 from ..analyses.interval import mean_estimate
 from ..analyses.targets import resolve_target
 from ..core import InputError, Result
@@ -17,6 +16,7 @@ from .measured import ALTERED, COT, PATCHED, PROBED, READ, SWAPPED, Measured, Un
 from .own_draw import Drawn, Options
 
 PARTS = 5  # of a chain of thought without steps
+FOLDS = 3  # of readers of the text and of probes beyond it
 REPEATED = 4  # problems a value that a probe is to tell apart, at least
 
 
@@ -37,6 +37,10 @@ class Subject:
     def own(self, **options: Any) -> dict[str, Any]:
         """Options of an analysis of the runs."""
         return {"cot": self.runs, "seed": self.options.seed, **options}
+
+    def both(self) -> dict[str, Any]:
+        """Options of an analysis of the runs in both modes, as far as the model was made for them."""
+        return self.own(cot="model" if self.runs is None else self.runs, direct=self.direct)
 
     def written(self, problems: list[Problem]) -> hooks.Runs:
         """Runs with a chain of thought: the model's own, the gold one, or given ones."""
@@ -69,9 +73,9 @@ def accuracies(subject: Subject) -> dict[str, Any]:
     asked = {problem.key for problem in subject.drawn.problems}
     found = {}
     for name, runs in (("cot", subject.runs), ("answer-only", subject.direct)):
-        known = [float(run.correct) for run in runs or () if run.problem.key in asked and run.problem.answer]
-        if known:
-            found[name] = mean_estimate(np.array(known))
+        told = mean_estimate(scores(run for run in runs or () if run.problem.key in asked))
+        if told[3]:
+            found[name] = told
     return found
 
 
@@ -94,12 +98,13 @@ def _doctor(subject: Subject, found: Measured) -> dict[str, Result]:
 
 def _errors(subject: Subject, found: Measured) -> dict[str, Result]:
     """Of steps: accuracy alone is told by the runs that there are."""
-    if subject.options.cot != "model" or subject.options.temperature > 0:
-        raise Unmeasured("only for the model's own greedy chains of thought")
+    if subject.options.cot != "model":
+        raise Unmeasured("only for the model's own chains of thought")
     gold = [problem for problem in subject.drawn.problems if problem.task.parse_steps(problem.cot)]
     if not gold:
         raise Unmeasured("no gold chain of thought whose steps the task can read")
-    return {"errors": analyses.errors(subject.model, gold, max_new_tokens=subject.options.max_new_tokens)}
+    length = subject.options.max_new_tokens
+    return {"errors": analyses.errors(subject.model, gold, max_new_tokens=length, **subject.both())}
 
 
 def _paired(subject: Subject) -> Pairs:
@@ -172,8 +177,9 @@ def labelled(problems: Sequence[Problem]) -> tuple[list[Problem], list[str]]:
 
 
 def is_answer(problems: Sequence[Problem], name: str) -> bool:
-    """Whether the gold value of a variable is the gold answer, wherever it is known."""
-    return all(problem.values[name] == problem.answer for problem in problems if problem.values)
+    """Whether the gold value of a variable is the gold answer, wherever both are known; False where they never are."""
+    told = [problem.score(problem.values[name]) for problem in problems if problem.values and problem.answer]
+    return bool(told) and min(told) == 1
 
 
 def _decodability(subject: Subject, found: Measured) -> dict[str, Result]:
@@ -181,22 +187,22 @@ def _decodability(subject: Subject, found: Measured) -> dict[str, Result]:
     if not subject.model.supports("answer-only"):
         raise Unmeasured("not made for answer-only")
     known, names = labelled(subject.problems(PROBED))
-    options: dict[str, Any] = {"shuffles": 3, "text": False, "twin": False, "seed": subject.options.seed}
+    options: dict[str, Any] = {"shuffles": 3, "text": False, "twin": False, **subject.both()}
     return {"decodability": analyses.decodability(subject.model, known, variables=names, **options)}
 
 
 def _beyond(subject: Subject, found: Measured) -> dict[str, Result]:
     """Of the last variable, which can be known long before it is written; one reader of the text, few folds."""
     known, names = labelled(subject.problems(READ))
-    options = subject.own(variables=names[-1:], readers=["linear"], folds=3, shuffles=0, twin=False)
+    options = subject.own(variables=names[-1:], readers=["linear"], folds=FOLDS, shuffles=0, twin=False)
     return {"beyond": analyses.beyond(subject.model, known, **options)}
 
 
 def _behaviour(subject: Subject, found: Measured) -> dict[str, Result]:
-    """Of problems whose answer is known, where there are any: the others would count as wrong."""
-    known = [problem for problem in subject.drawn.problems if problem.answer] or subject.drawn.problems
+    """Of problems whose answer is known first: what is lost of accuracy is told by them alone."""
+    first = sorted(subject.drawn.problems, key=lambda problem: not problem.answer)
     options = subject.own(max_new_tokens=subject.options.max_new_tokens)
-    return {"behaviour": analyses.behaviour(subject.model, known[:ALTERED], **options)}
+    return {"behaviour": analyses.behaviour(subject.model, first[:ALTERED], **options)}
 
 
 def _commitment(subject: Subject, found: Measured) -> dict[str, Result]:

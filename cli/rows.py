@@ -118,7 +118,8 @@ def _altered(results: Mapping[str, Any]) -> dict[str, str]:
     for style in ("words", "german"):
         lost = "-"
         if f"style:{style}" in made:
-            lost = f"{behaviour.accuracy()[0] - behaviour.rate('correct', f'style:{style}', 'whole')[0]:.2f}"
+            gap = behaviour.accuracy()[0] - behaviour.rate("correct", f"style:{style}", "whole")[0]
+            lost = "-" if isnan(gap) else f"{gap:.2f}"
         values[f"lost in {style}"] = lost
     columns = {
         "longer: one pass": "accuracy, answer-only",

@@ -1,7 +1,7 @@
 """The processes in which models are measured side by side. Imports little: the server is to begin before all else."""
 
 import os
-from multiprocessing import forkserver, get_all_start_methods, get_context, parent_process
+from multiprocessing import forkserver, get_all_start_methods, get_context
 from threading import Thread
 from typing import Any
 
@@ -27,17 +27,11 @@ def start_worker() -> None:
     from threadpoolctl import threadpool_limits
     from transformers.utils import logging
 
+    from ..hooks.workers import end_with_parent
+
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     os.environ["HF_HUB_OFFLINE"] = "1"  # all weights are in the package
     torch.set_num_threads(1)
     threadpool_limits(1)
-    Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """End this worker when the study is killed: nothing else would tell it."""
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    Thread(target=end_with_parent, daemon=True).start()

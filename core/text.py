@@ -1,22 +1,32 @@
 """Text that came from outside, as it may be shown: what would steer a terminal or cannot be drawn is spelled out."""
 
 import unicodedata
+from collections.abc import Callable
 
 # Control, format (marks of direction among them), half surrogates, private use, unassigned.
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")
 
 
-def printable(text: str, most: int | None = None) -> str:
+def printable(text: str, most: int | None = None, drawn: Callable[[str], bool] = lambda _: True) -> str:
     """The text with every character that is not seen written as its escape; line breaks stay.
 
-    most: so many characters are kept, the middle is left out
+    most: so many characters are shown, the middle is left out; drawn: whether a character can be drawn
 
     >>> printable("a\\x1b[31mb\\u202ec")
     'a\\\\x1b[31mb\\\\u202ec'
     >>> printable("0123456789", 5)
     '01…89'
     """
-    if most is not None and len(text) > most:
-        ends = (most - 1) // 2
-        text = f"{text[: most - 1 - ends]}…{text[len(text) - ends :]}"
-    return "".join(c if c == "\n" or unicodedata.category(c) not in HIDDEN else ascii(c)[1:-1] for c in text)
+    seen = "".join(c if _is_seen(c) and drawn(c) else ascii(c)[1:-1] for c in _short(text, most))
+    return _short(seen, most)  # an escape is longer than what it stands for
+
+
+def _is_seen(character: str) -> bool:
+    return character == "\n" or unicodedata.category(character) not in HIDDEN
+
+
+def _short(text: str, most: int | None) -> str:
+    if most is None or len(text) <= most:
+        return text
+    ends = (most - 1) // 2
+    return f"{text[: most - 1 - ends]}…{text[len(text) - ends :]}"

@@ -48,7 +48,7 @@ def _panel(axes: Axes, result: Across, position: str | None, left: float) -> Non
     for rate, line in ((result.base_right.mean(), "--"), (result.source_right.mean(), "-")):
         axes.plot([x[0] - 0.3, x[-1] + 0.3], [rate, rate], color=GREY, linewidth=0.6, linestyle=line)
     for name in result.coords["condition"]:
-        colour, marker = LOOKS[name]
+        colour, marker = LOOKS[check_name("condition", name, LOOKS)]
         rows = frame[frame["condition"] == name]
         axes.vlines(x, rows["low"], rows["high"], colors=colour, linewidths=0.8)
         axes.plot(x, rows["estimate"], color=colour, marker=marker, label="" if left else name)

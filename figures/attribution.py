@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analyses.attribution_table import Attribution
-from .canvas import canvas, looks, merged, named
+from .canvas import canvas, legend, looks, merged, named
 from .style import COLUMN, GREY
 
 TOP = 40
@@ -57,6 +57,5 @@ def attribution(
         if len(rows) < len(every):
             text = f"{len(rows)} of {len(every)} components"
             axes.text(1, 1.01, text, transform=axes.transAxes, ha="right", size="small", color=GREY)
-        if any(shown):
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(shown), frameon=False, borderaxespad=0.3)
+        legend(axes, len(shown), borderaxespad=0.3)
         return axes

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from ..analyses.behaviour_table import QUANTITIES, STYLE, Behaviour
 from ..analyses.errors_table import RATES, Errors
 from ..core import check_name
-from .canvas import canvas, looks, merged, named
+from .canvas import canvas, legend, looks, merged, named, title
 from .style import COLUMN, DOUBLE_COLUMN, GREY, MODEL_COLOURS
 
 UNTOUCHED = "untouched"
@@ -126,8 +126,7 @@ def errors(results: Errors | Mapping[str, Errors], ax: Axes | None = None) -> Ax
                 ticks[left + number] = of
                 _set(axes, result, of, left + number)
             if name:
-                middle, place = left + (len(result.sets) - 1) / 2, axes.get_xaxis_transform()
-                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+                title(axes, name, left + (len(result.sets) - 1) / 2, (len(result.sets) + GAP) / (places + GAP))
             left += len(result.sets) + GAP
         slant: dict[str, Any] = {"rotation": 30, "ha": "right"} if places > 2 else {}
         axes.set_xticks(list(ticks), list(ticks.values()), parse_math=False, **slant)
@@ -168,6 +167,4 @@ def _unit(axes: Axes, label: str) -> None:
 
 
 def _legend(axes: Axes, columns: int, **options: Any) -> None:
-    if axes.get_legend_handles_labels()[0]:
-        options = {"handlelength": 2.4, "borderaxespad": 0.3, **options}
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, **options)
+    legend(axes, columns, **{"handlelength": 2.4, "borderaxespad": 0.3, **options})

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..analyses.beyond_table import CURVES, Beyond
-from .canvas import canvas, looks, merged, named
+from .canvas import canvas, legend, looks, merged, named
 from .style import COLUMN, GREY
 
 LINES = {"text": ":", "state": (0, (4, 1.5)), "beyond": "-"}
@@ -49,7 +49,7 @@ def beyond(results: Beyond | Mapping[str, Beyond], ax: Axes | None = None, *, va
         axes.set_xticks(range(len(places)), places, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_ylabel(f"bits about {variable or 'the answer'}")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=1.4)
+        legend(axes, 2, borderaxespad=1.4)
         return axes
 
 

@@ -3,14 +3,17 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
+from math import inf
 from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
-from matplotlib import rc_context
+import numpy as np
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import LoadFlags
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, FuncFormatter
 
@@ -18,7 +21,12 @@ from ..core import InputError, Result, printable
 from .style import LITERAL, MODEL_COLOURS, MODEL_MARKERS, PAPER, style
 
 R = TypeVar("R", bound=Result)
-TICK, TEXT = 48, 400  # characters of a tick's label and of any other text
+# Names may be of any length: characters of a line and lines of a text that are drawn where there is room enough.
+LINE, LINES = 80, 4
+LEAST = 1.2  # inches of a name that are drawn even in smaller axes
+MARK = 0.35  # inches before a label of a legend
+MARGIN = 0.65  # inches of a figure that are no room for names: axes' names, numbers, marks
+BOLD = 1.1  # how much wider bold letters are
 
 
 def named(results: object, kind: type[R]) -> dict[str, R]:
@@ -44,15 +52,16 @@ def named(results: object, kind: type[R]) -> dict[str, R]:
 def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     """The caller's axes, in the caller's style; or, without any, new ones of that size in inches, in our style."""
     if ax is not None:
-        before = _texts(ax)
+        box, dpi = ax.get_window_extent(), figure_of(ax).dpi
+        before, room = _texts(ax), _room(box.width / dpi + MARGIN, box.height / dpi + MARGIN)
         with rc_context(LITERAL):
             yield ax
-            _make_literal(ax, before)
+            _make_literal(ax, before, room)
         return
     with style():
         figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
         yield ax
-        _make_literal(ax, {}, draws)
+        _make_literal(ax, {}, _room(width, height))
         figure.draw_without_rendering()  # makes the ticks, which otherwise take their style from the time of saving
 
 
@@ -70,38 +79,110 @@ def _axes(figure: Figure) -> list[Axis]:
     return [axis for axes in figure.findobj(Axes) for axis in (axes.xaxis, axes.yaxis)]
 
 
-def _make_literal(ax: Axes, before: Found, known: Callable[[str], bool] = lambda _: True) -> None:
-    """Show what is new since `before` as it is written: names and tokens are no formulas, and some cannot be drawn.
+def _room(width: float, height: float) -> tuple[float, float]:
+    """How wide and how high, in inches, names may be in a figure of that size: longer ones would leave no axes."""
+    return max(LEAST, width - MARGIN), max(LEAST, height - MARGIN)
 
-    known: whether the font has a character; one that it lacks is shown as its escape
-    """
 
-    def literal(given: object, most: int) -> str:
-        shown = printable(str(given), most)
-        return "".join(c if c == "\n" or known(c) else ascii(c)[1:-1] for c in shown)
-
-    figure = figure_of(ax)
+def _make_literal(ax: Axes, before: Found, room: tuple[float, float]) -> None:
+    """Show what is new since `before` as it is written: names and tokens are no formulas, and some cannot be drawn."""
+    figure, (wide, high) = figure_of(ax), room
+    beside = 0.0  # inches that names beside the axes take
     for axis in _axes(figure):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, FuncFormatter) and before.get(id(axis)) is not formatter:  # that of given labels
-            axis.set_major_formatter(FuncFormatter(partial(_literal_tick, formatter, literal)))
-            for label in axis.get_majorticklabels():
+            upright = axis is axis.axes.yaxis
+            inches = max(LEAST, wide - LEAST if upright else min(wide - LEAST, high))  # below they may be slanted
+            shown = FuncFormatter(partial(_literal_tick, formatter, inches, _fonts()))
+            axis.set_major_formatter(shown)
+            for at, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=False):
                 label.set_parse_math(False)
+                beside = max(beside, _inches(shown(at)) if upright else 0.0)
+    labels = [axis.label for axis in _axes(figure)]
     for text in figure.findobj(Text):
         if before.get(id(text)) != text.get_text():
             text.set_parse_math(False)
-            text.set_text(literal(text.get_text(), TEXT))
+            text.set_text(literal(text.get_text(), inf if text in labels else max(LEAST, wide - beside)))
 
 
-def _literal_tick(given: Formatter, literal: Callable[[object, int], str], at: Any, number: int | None = None) -> str:
-    """The label of a tick as another formatter gives it, made literal."""
-    return literal(given(at, number), TICK)
+def literal(text: object, inches: float = inf, fonts: tuple[str, ...] | None = None) -> str:
+    """A text as it is drawn: every character seen, no formula, and not longer than there is room for.
+
+    fonts: files; a character that they lack is shown as its escape; by default those that are set now
+
+    >>> print(literal("a\\tb\\n" * 100))
+    a\\tb
+    a\\tb
+    a\\tb
+    …
+    >>> literal("deepseek-ai/DeepSeek-R1-Distill-Qwen-1.5B", 1.5)
+    'deepseek-ai/…ll-Qwen-1.5B'
+    """
+    lines = str(text).split("\n")
+    kept = lines if len(lines) <= LINES else [*lines[: LINES - 1], "…"]
+    known = partial(_has, fonts or _fonts())
+    return "\n".join(_fitting(line, inches, known) for line in kept)
+
+
+def _fitting(line: str, inches: float, known: Callable[[str], bool]) -> str:
+    shown = printable(line, LINE, known)
+    while len(shown) > 1 and (width := _inches(shown)) > inches:
+        shown = printable(line, max(1, min(len(shown) - 1, int(len(shown) * inches / width))), known)
+    return shown
+
+
+def _inches(text: str) -> float:
+    """How wide the longest line of a text is in our style."""
+    return max(sum(map(_letter, line)) for line in text.split("\n"))
 
 
 @cache
-def draws(character: str) -> bool:
-    """Whether the font of our style has a character."""
-    return get_font(findfont(FontProperties(family=PAPER["font.family"]))).get_char_index(ord(character)) != 0
+def _letter(character: str) -> float:
+    """The width of a letter of our font in inches."""
+    path = findfont(FontProperties(family=PAPER["font.family"]))
+    em = float(PAPER["font.size"]) / 72
+    if not _has((path,), character):  # the caller's font has it
+        return em
+    font = get_font(path)
+    return font.load_char(ord(character), LoadFlags.NO_SCALE).horiAdvance / font.units_per_EM * em
+
+
+def _fonts() -> tuple[str, ...]:
+    """The files of the fonts that text is drawn in as things are set now."""
+    return tuple(findfont(FontProperties(family=[family])) for family in rcParams["font.family"])
+
+
+@cache
+def _has(fonts: tuple[str, ...], character: str) -> bool:
+    """Whether one of the fonts has a character."""
+    return any(get_font(path).get_char_index(ord(character)) for path in fonts)
+
+
+def _literal_tick(given: Formatter, inches: float, fonts: tuple[str, ...], at: Any, number: int | None = None) -> str:
+    """The label of a tick as another formatter gives it, made literal."""
+    return literal(given(at, number), inches, fonts)
+
+
+def legend(axes: Axes, columns: int, **look: Any) -> None:
+    """A legend above the axes, where anything has a label: in so many columns, or in as many as the labels allow."""
+    widths = [_inches(literal(label)) + MARK for label in axes.get_legend_handles_labels()[1]]
+    if not widths:
+        return
+    room = figure_of(axes).get_figwidth()
+    while columns > 1 and sum(max(part) for part in np.array_split(widths, columns) if len(part)) > room:
+        columns -= 1
+    axes.legend(ncols=columns, **{"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, **look})
+
+
+def title(axes: Axes, name: str, middle: float, share: float, y: float = 1.02) -> None:
+    """The name of a panel above it, no longer than the panel is wide.
+
+    middle: of the panel, in data; share: of the axes' width that is the panel's; y: of the axes' height
+    """
+    inches = axes.get_window_extent().width / figure_of(axes).dpi
+    shown = literal(name, share * inches / BOLD)
+    place = axes.get_xaxis_transform()
+    axes.text(middle, y, shown, transform=place, ha="center", weight="bold", parse_math=False)
 
 
 def figure_of(ax: Axes) -> Figure:

@@ -8,11 +8,10 @@ from matplotlib.axes import Axes
 from ..analyses.cells import TERMS, WIRES
 from ..analyses.channel_table import SUMMARY, Channels
 from ..core import InputError
-from .canvas import canvas, looks, named
+from .canvas import canvas, legend, looks, named
 from .style import COLUMN, GREY
 
 ORDER = sorted(range(len(TERMS)), key=lambda cell: (cell.bit_count(), cell))  # no wire, one, two, all
-FITS_TWICE = 20  # letters of a name of which two stand side by side in a column
 
 
 def cells(results: Channels | Mapping[str, Channels], ax: Axes | None = None, *, variable: str = SUMMARY) -> Axes:
@@ -54,10 +53,7 @@ def cells(results: Channels | Mapping[str, Channels], ax: Axes | None = None, *,
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel("wires with the donor's value")
         axes.set_ylabel("log-odds of donor's answer")
-        labels = axes.get_legend_handles_labels()[1]
-        if labels:
-            columns = 2 if max(map(len, labels)) <= FITS_TWICE else 1
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2)
+        legend(axes, 2, borderaxespad=0.2)
         return axes
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 
-from ..core import InputError
+from ..core import InputError, check_name
 from .canvas import canvas
 from .style import DOUBLE_COLUMN, GREY, MODEL_COLOURS
 
@@ -40,7 +40,7 @@ def claims(results: pd.DataFrame | str | Path, ax: Axes | None = None) -> Axes:
         )
     with canvas(ax, DOUBLE_COLUMN, 0.7 + ROW * len(frame)) as axes:
         for y, one in enumerate(frame.to_dict("records")):
-            look = LOOKS[one["verdict"]]
+            look = LOOKS[check_name("verdict", str(one["verdict"]), LOOKS)]
             ahead = ARROW if one["side"] == "above" else -ARROW
             axes.annotate(
                 "",

@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analyses.commitment_table import CONDITIONS, Commitment
-from .canvas import canvas, named
+from ..core import check_name
+from .canvas import canvas, legend, named, title
 from .style import COLUMN, DOUBLE_COLUMN, GREY
 
 LOOKS = {"probe": ("#D55E00", "o"), "forced": ("#000000", "s"), "text": ("#009E73", "^")}
@@ -36,7 +37,7 @@ def commitment(results: Commitment | Mapping[str, Commitment], ax: Axes | None =
     with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.2) as axes:
         ticks: dict[float, str] = {}
         for number, (name, result) in enumerate(shown.items()):
-            ticks |= _panel(axes, name, result, number * (1 + GAP), even)
+            ticks |= _panel(axes, name, result, number * (1 + GAP), len(shown), even)
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xlim(-0.08, (len(shown) - 1) * (1 + GAP) + 1.08)
         axes.set_ylim(-0.03, 1.22)
@@ -49,12 +50,12 @@ def commitment(results: Commitment | Mapping[str, Commitment], ax: Axes | None =
         return axes
 
 
-def _panel(axes: Axes, name: str, result: Commitment, left: float, even: bool) -> dict[float, str]:
-    """Draw one model from x = `left` to `left` + 1; return its ticks."""
+def _panel(axes: Axes, name: str, result: Commitment, left: float, panels: int, even: bool) -> dict[float, str]:
+    """Draw one model of several from x = `left` to `left` + 1; return its ticks."""
     last = result.coords["k"][-1] if result.even else 1
     axes.hlines(result.chance()[0], left, left + 1, colors="#999999", linewidths=0.6)
     for row, line in enumerate(result.lines):
-        colour, marker = LOOKS[line]
+        colour, marker = LOOKS[check_name("line", line, LOOKS)]
         shift = left + DODGE * (row - (len(result.lines) - 1) / 2)
         for condition in CONDITIONS:
             curve = result.curve(line, condition)
@@ -64,8 +65,7 @@ def _panel(axes: Axes, name: str, result: Commitment, left: float, even: bool) -
             axes.plot(x, curve["estimate"], color=colour, marker=marker, zorder=3 if true else 2, **look)
         _mark(axes, result, line, left, 1.07 + 0.045 * row)
     if name:
-        place = axes.get_xaxis_transform()
-        axes.text(left + 0.5, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+        title(axes, name, left + 0.5, 1 / panels)
     shares = np.arange(last + 1) / last if even and result.even else np.array([0.0, 0.5, 1.0])
     return {left + share: f"{share * last:.0f}" if even else f"{share:g}" for share in shares}
 
@@ -90,11 +90,4 @@ def _legend(axes: Axes, shown: Mapping[str, Commitment]) -> None:
         axes.plot([], [], color=colour, marker=marker, label=WORDS[line])
     axes.plot([], [], color=GREY, linestyle=DASHED, marker="o", markerfacecolor="white", label="content-free text")
     axes.plot([], [], color="#999999", linewidth=0.6, label="constant guess")
-    axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(0, 1),
-        ncols=5 if len(shown) > 1 else 2,
-        frameon=False,
-        handlelength=2.4,
-        borderaxespad=1.8 if any(shown) else 0.3,
-    )
+    legend(axes, 5 if len(shown) > 1 else 2, handlelength=2.4, borderaxespad=1.8 if any(shown) else 0.3)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from ..analyses.decodability_table import Decodability
-from .canvas import canvas, looks, merged, named
+from .canvas import canvas, legend, looks, merged, named
 from .style import COLUMN, GREY
 from .tiles import Tile, draw, size
 
@@ -46,7 +46,7 @@ def decodability(
         _draw_entropy(axes, shown, variable)
         _name_places(axes, places)
         axes.set_ylabel(f"bits about {variable or 'the answer'}")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, borderaxespad=1.8)
+        legend(axes, 2, borderaxespad=1.8)
         return axes
 
 

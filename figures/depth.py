@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from matplotlib.axes import Axes
 
 from ..core import Result
-from .canvas import canvas
+from .canvas import canvas, legend, title
 from .style import COLUMN, DOUBLE_COLUMN
 
 GAP = 0.7  # layers between two panels
@@ -29,13 +29,11 @@ def by_depth(
             step = 1 + len(layers) * len(shown) // LABELS
             ticks |= {left + i: str(layer) for i, layer in list(enumerate(layers))[::step]}
             if name:
-                place, middle = axes.get_xaxis_transform(), left + (len(layers) - 1) / 2
-                axes.text(middle, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+                title(axes, name, left + (len(layers) - 1) / 2, 1 / len(shown))
             left += len(layers) + GAP
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_ylim(-0.04, 1.08)
         axes.set_xlabel("layer")
         axes.set_ylabel(ylabel)
-        beside = {"ncols": 2 if len(shown) == 1 else 3, "borderaxespad": 1.8 if any(shown) else 0.3}
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, **beside)
+        legend(axes, 2 if len(shown) == 1 else 3, borderaxespad=1.8 if any(shown) else 0.3)
         return axes

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..core import InputError
-from .canvas import canvas
+from .canvas import canvas, legend, title
 from .style import COLUMN, DOUBLE_COLUMN, GREY, WIRE_COLOURS
 
 History = pd.DataFrame | str | Path
@@ -40,7 +40,7 @@ def history(results: History | Mapping[str, History], ax: Axes | None = None) ->
     with canvas(ax, COLUMN if len(shown) == 1 else DOUBLE_COLUMN, 2.3) as axes:
         ticks: dict[float, str] = {}
         for number, (name, frame) in enumerate(shown.items()):
-            ticks |= _panel(axes, name, frame, number * (1 + GAP))
+            ticks |= _panel(axes, name, frame, number * (1 + GAP), len(shown))
         axes.set_xticks(list(ticks), list(ticks.values()))
         axes.set_xlim(-0.04, (len(shown) - 1) * (1 + GAP) + 1.04)
         axes.set_ylim(-0.15, 1.1)
@@ -71,8 +71,8 @@ def _frames(results: object) -> dict[str, pd.DataFrame]:
     return found
 
 
-def _panel(axes: Axes, name: str, frame: pd.DataFrame, left: float) -> dict[float, str]:
-    """Draw one training from x = `left` to `left` + 1; return its ticks."""
+def _panel(axes: Axes, name: str, frame: pd.DataFrame, left: float, panels: int) -> dict[float, str]:
+    """Draw one training of several from x = `left` to `left` + 1; return its ticks."""
     last = max(float(frame["step"].max()), 1.0)
     x = left + frame["step"] / last
     for wire, width in WIDTHS.items():
@@ -86,8 +86,7 @@ def _panel(axes: Axes, name: str, frame: pd.DataFrame, left: float) -> dict[floa
     hidden = frame["tokens"].isna()
     axes.plot(x[hidden], [WITHHELD] * int(hidden.sum()), color=GREY, marker="x", markersize=2.5, linestyle="none")
     if name:
-        place = axes.get_xaxis_transform()
-        axes.text(left + 0.5, 1.02, name, transform=place, ha="center", weight="bold", parse_math=False)
+        title(axes, name, left + 0.5, 1 / panels)
     return {left + share: f"{share * last:g}" for share in (0.0, 0.5, 1.0)}
 
 
@@ -100,5 +99,4 @@ def _legend(axes: Axes, shown: Mapping[str, pd.DataFrame]) -> None:
         axes.plot([], [], color=GREY, marker="x", markersize=3, linestyle="none", label="no shares")
     many = len(shown) > 1
     place = (0 if many else -0.12, 1.09 if any(shown) else 1.0)
-    look: dict[str, Any] = {"frameon": False, "borderaxespad": 0.2, "columnspacing": 1.0}
-    axes.legend(loc="lower left", bbox_to_anchor=place, ncols=7 if many else 3, **look)
+    legend(axes, 7 if many else 3, bbox_to_anchor=place, borderaxespad=0.2, columnspacing=1.0)

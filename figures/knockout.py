@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..analyses.knockout_table import QUANTITIES, KnockOutEffect
 from ..core import InputError, check_name
-from .canvas import canvas, looks, named
+from .canvas import canvas, legend, looks, named
 from .style import COLUMN, GREY
 from .tiles import Tile, draw, size
 
@@ -89,7 +89,7 @@ def _points(axes: Axes, shown: Mapping[str, KnockOutEffect], quantity: str) -> N
 
 def _legend(axes: Axes, linestyle: Any, colour: str) -> None:
     axes.plot([], [], linestyle=linestyle, color=colour, marker="o", markerfacecolor="white", label="random keys")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, handlelength=2.4)
+    legend(axes, 3, handlelength=2.4)
 
 
 def _grids(shown: Mapping[str, KnockOutEffect], ax: Axes | None, quantity: str) -> Axes:

@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..analyses.patch_table import PatchMap, UnitPatchMap
 from ..core import InputError, check_name
-from .canvas import canvas, looks, named
+from .canvas import canvas, legend, looks, named
 from .style import COLUMN, GREY
 from .tiles import Tile, draw, size
 
@@ -109,7 +109,7 @@ def patch_depth(
         axes.set_xlabel("layer")
         axes.set_ylabel("effect")
         if len(lines) > 1:
-            axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=min(3, len(lines)), frameon=False)
+            legend(axes, 3)
         return axes
 
 

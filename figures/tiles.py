@@ -12,12 +12,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.colors import Colormap, Normalize
 from matplotlib.font_manager import FontProperties
 
-from ..core import printable
-from .canvas import TEXT, TICK, figure_of, merged
+from .canvas import figure_of, literal, merged, title
 from .style import COLUMN, DOUBLE_COLUMN
 
 GAP = 1  # columns between two tiles
 WIDE = 16  # columns that a figure of one paper column holds
+NAME = 1.2  # inches of a row's or column's name that are drawn
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Tile:
 def size(tiles: Mapping[str, Tile]) -> tuple[float, float]:
     """Width and height, in inches, of a figure of these tiles."""
     columns = sum(len(tile.columns) + GAP for tile in tiles.values()) - GAP
-    longest = max(len(printable(name, TICK)) for tile in tiles.values() for name in tile.columns)
+    longest = max(len(literal(name, NAME)) for tile in tiles.values() for name in tile.columns)
     rows = len(merged(tile.rows for tile in tiles.values()))
     # A letter of 7 points is about 0.06 inches; the rest is the axis' name and the models' names.
     return DOUBLE_COLUMN if columns > WIDE else COLUMN, min(0.2 * rows, 2.4) + 0.06 * longest + 0.5
@@ -44,6 +44,7 @@ def draw(axes: Axes, tiles: Mapping[str, Tile], colours: Colormap, scale: Normal
     The colour bar is an inset: the caller's axes stay where they are.
     """
     rows = merged(tile.rows for tile in tiles.values())
+    width = sum(len(tile.columns) + GAP for tile in tiles.values()) - GAP
     starts: dict[str, int] = {}
     end = 0
     for name, tile in tiles.items():
@@ -53,15 +54,12 @@ def draw(axes: Axes, tiles: Mapping[str, Tile], colours: Colormap, scale: Normal
         values[at] = tile.values
         mesh = _mesh(axes, values, end, colours, scale)
         if name:
-            middle = end + len(tile.columns) / 2
-            place = axes.get_xaxis_transform()
-            shown = printable(name, TEXT)
-            axes.text(middle, 1.03, shown, transform=place, ha="center", weight="bold", parse_math=False)
+            title(axes, name, end + len(tile.columns) / 2, (len(tile.columns) + GAP) / (width + GAP), 1.03)
         end += len(tile.columns) + GAP
-    axes.set_xlim(0, end - GAP)
+    axes.set_xlim(0, width)
     axes.set_ylim(len(rows), 0)
     axes.spines[:].set_visible(False)
-    bar = axes.inset_axes((1.02, 0, max(0.3 / (end - GAP), 0.012), 1))
+    bar = axes.inset_axes((1.02, 0, max(0.3 / width, 0.012), 1))
     figure_of(axes).colorbar(mesh, cax=bar, label=meaning)
     _label(axes, tiles, rows, starts)
     return starts
@@ -77,14 +75,14 @@ def _mesh(
 
 
 def _label(axes: Axes, tiles: Mapping[str, Tile], rows: list[str], starts: Mapping[str, int]) -> None:
-    """Names of rows and columns, every k-th where not all of them fit, printable: they are drawn to be measured."""
+    """Names of rows and columns, every k-th where not all of them fit, literal: they are drawn to be measured."""
     width, height = cell_points(axes)
     every = math.ceil(1.1 * _points(rcParams["xtick.labelsize"]) / width)
     ticks = {starts[name] + i + 0.5: column for name, tile in tiles.items() for i, column in _some(tile.columns, every)}
-    axes.set_xticks(list(ticks), [printable(name, TICK) for name in ticks.values()], rotation=90, parse_math=False)
+    axes.set_xticks(list(ticks), [literal(name, NAME) for name in ticks.values()], rotation=90, parse_math=False)
     every = math.ceil(1.1 * _points(rcParams["ytick.labelsize"]) / height)
     shown = dict(_some(rows, every))
-    axes.set_yticks([i + 0.5 for i in shown], [printable(name, TICK) for name in shown.values()], parse_math=False)
+    axes.set_yticks([i + 0.5 for i in shown], [literal(name, NAME) for name in shown.values()], parse_math=False)
     axes.tick_params(length=0)
 
 

@@ -79,13 +79,14 @@ class Caches:
                 places.append(place)
                 at += self.length(key)
         for (_, at, length, after), (layers, sources, places) in moves.items():
-            rows_of = torch.tensor(sources, device=layers[0][0].device)
+            on = {keys.device: torch.tensor(sources, device=keys.device) for keys, _ in layers}
             # A stretch of rows is copied as it is, which is several times faster than row by row.
             into: Any = slice(places[0], places[-1] + 1) if places[-1] - places[0] == len(places) - 1 else places
             for pair, targets in zip(layers, past, strict=True):
                 for given, target in zip(pair, targets, strict=True):
                     stop = given.shape[2] - after
-                    target[into, :, at : at + length] = given.index_select(0, rows_of)[:, :, stop - length : stop]
+                    moved = given.index_select(0, on[given.device])[:, :, stop - length : stop]
+                    target[into, :, at : at + length] = moved
         return past, ids.to(like[0][0].device)
 
 

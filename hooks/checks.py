@@ -102,10 +102,10 @@ def additive_error(model: Model, texts: Sequence[Ids]) -> float:
 
 @torch.no_grad()
 def not_finite(model: Model, texts: Sequence[Ids]) -> int:
-    """How many numbers in caches and logits are NaN or infinite (a logit of -inf is a token that is ruled out)."""
+    """How many numbers in caches and last logits are NaN or infinite (a logit of -inf is a token that is ruled out)."""
     count = 0
     for text in texts:
-        logits = plain_logits(model, text)
+        logits = plain_logits(model, text, last=1)
         count += int((logits.isnan() | (logits == torch.inf)).sum())
         if not unspliceable(model):  # else there is no cache of keys and values to look at
             ids = torch.tensor([text], device=model.device)

@@ -153,7 +153,7 @@ class Pass:
             return given
         queries = blocked.shape[2]
         length = self.cache.get_mask_sizes(queries, layer)[0] if self.cache is not None else queries
-        return without(given, blocked, length, torch.bool if boolean else hidden.dtype)
+        return without(given, blocked.to(hidden.device), length, torch.bool if boolean else hidden.dtype)
 
 
 def later_than(keys: Bool[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
@@ -279,10 +279,13 @@ def _edit_mask(now: Pass, layer: int, boolean: bool) -> Callable[..., Any]:
 def shallow(module: nn.Module) -> nn.Module:
     """A copy of a module that shares its weights and submodules; submodules and hooks can be changed in it alone."""
     made = copy.copy(module)
-    made.__dict__.pop("forward", None)  # an instance's own forward (nnsight) would run the original
+    made.__dict__.pop("forward", None)  # an instance's own forward (nnsight, accelerate) would run the original
     for name, value in module.__dict__.items():
         if name == "_modules" or (name.startswith("_forward") and isinstance(value, dict)):
             made.__dict__[name] = value.copy()
+    if mover := made.__dict__.pop("_hf_hook", None):  # accelerate's: it moves what comes in to where the weights are
+        made.register_forward_pre_hook(lambda own, args, rest: mover.pre_forward(own, *args, **rest), with_kwargs=True)
+        made.register_forward_hook(lambda own, _, output: mover.post_forward(own, output))
     return made
 
 
@@ -292,7 +295,5 @@ def view(module: nn.Module, path: str, replacement: nn.Module) -> nn.Module:
         return replacement
     first, _, rest = path.partition(".")
     made = shallow(module)
-    child = made._modules[first]
-    assert child is not None
-    made._modules[first] = view(child, rest, replacement)
+    made._modules[first] = view(made.get_submodule(first), rest, replacement)
     return made

@@ -113,27 +113,29 @@ class Resumed:
         active: list[Edges] = []
         for layer in range(cells[order[0]].layers[0], len(self.interior.blocks)):
             joining = [cells[i] for i in order if cells[i].layers[0] == layer]
-            plain = self.base.residual[layer][row, self.places]
-            hidden = torch.cat([hidden, plain.repeat(len(joining), 1, 1)])
+            states = self.base.residual[layer]
+            plain = states[row.to(states.device), self.places.to(states.device)]
+            hidden = torch.cat([hidden.to(states.device), plain.repeat(len(joining), 1, 1)])
             active += joining
             hidden = self._block(layer, hidden, active)
         found = torch.empty_like(hidden).view(len(cells), runs, size, -1)
         found[order] = hidden.view(len(cells), runs, size, -1)
-        return found
+        return found.to(self.places.device)
 
     def _block(self, layer: int, hidden: Tensor, cells: Sequence[Edges]) -> Tensor:
         """One block, over the tokens of all rows as one row of tokens."""
-        places = self.places.repeat(len(cells), 1)
+        own = self.places.to(hidden.device)
+        places = own.repeat(len(cells), 1)
         row = torch.arange(len(places), device=places.device)[:, None]
         base = self.base.attention[layer]
-        mask = self.base.masks[layer].expand(len(self.places), -1, -1, -1)[row[: len(self.places)], :, self.places]
+        mask = self.base.masks[layer].expand(len(own), -1, -1, -1)[row[: len(own)], :, own]
 
         def attention(_: int, attend: Attend, q: Tensor, k: Tensor, v: Tensor, __: Any) -> Any:
             q, k, v = (part[0].unflatten(1, places.shape).transpose(0, 1) for part in (q, k, v))
             keys, values = (base[name].repeat(len(cells), 1, 1, 1) for name in ("k", "v"))
             keys[row, :, places], values[row, :, places] = k.transpose(1, 2), v.transpose(1, 2)
             given = mask.transpose(1, 2).repeat(len(cells), 1, 1, 1)
-            blocked = {self.how: self._blocked(layer, cells, q.shape[1])}
+            blocked = {self.how: self._blocked(layer, cells, q.shape[1]).to(q.device)}
             z = attend_without(attend, q, keys, values, given, blocked, literal=self.how == "zero")[0]
             return z.flatten(0, 1)[None], None
 

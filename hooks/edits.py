@@ -159,7 +159,7 @@ class _Live:
         for how, heads, each in self.passes:
             found = each.at(layer)
             if found is not None:
-                chosen = in_heads(found, heads, q.shape[1])
+                chosen = in_heads(found.to(q.device), heads, q.shape[1])
                 blocked[how] = blocked[how] | chosen if how in blocked else chosen
         read = attend_without(attend, q, k, v, mask, blocked, literal=layer in self.literal)
         return self._set("z", layer, read[0]), read[1]

@@ -60,7 +60,8 @@ def load(
         model. An object is used as what it is; with another `backend` a deep copy is made, so it is never changed.
     backend: "torch" (default), "transformer_lens" or "nnsight": how activations are read
     dtype: as stored, unless it is given ("bfloat16"); the organisms, which are stored in half precision, in single
-    device_map: as transformers takes it: "cpu", "cuda:0", "auto"; the whole model must fit on one device
+    device_map: as transformers takes it: "cpu", "cuda:0", "auto", which spreads a model over
+        several GPUs; weights that it would leave on a disk, or on the CPU beside GPUs, are refused
     attention: the attention implementation, "sdpa" or "eager"
     tokenizer: needed for an object that brings none
     format: the texts around the reasoning, a `Format` or a name in `FORMATS`; "auto" takes the card's, else what the

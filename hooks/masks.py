@@ -22,19 +22,20 @@ def position_mask(
     A key is seen from its own position on, by sliding layers only within their window. Windows count positions, not
     places in the cache: a model's own mask counts places, which are not the same where a batch is padded.
     """
-    distance = queries[:, :, None] - keys[:, None, :]
-    causal = (distance >= 0) & (keys[:, None, :] >= 0)
+    # Queries by keys is large on long texts: booleans, and in place, instead of distances in int64.
+    causal = queries[:, :, None] >= keys[:, None, :]
+    causal &= (keys >= 0)[:, None, :]
     if visible is not None:
         causal &= visible
     lowest = torch.finfo(dtype).min
 
     def additive(allowed: Tensor) -> Tensor:
-        return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill(~allowed, lowest)[:, None]
+        return torch.full(allowed.shape, lowest, dtype=dtype, device=allowed.device).masked_fill_(allowed, 0)[:, None]
 
     window, kinds = attention_kinds(module)
     masks = {"full_attention": causal}
     if "sliding_attention" in kinds and window is not None:
-        masks["sliding_attention"] = causal & (distance < window)
+        masks["sliding_attention"] = (keys[:, None, :] > queries[:, :, None] - window).logical_and_(causal)
     if len(kinds) > 1:
         return {kind: additive(masks[kind]) for kind in kinds}
     return additive(masks[next(iter(kinds))])

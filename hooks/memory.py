@@ -6,11 +6,12 @@ from typing import Any
 from torch import nn
 
 from ..core import InputError
-from .masks import takes_logits_to_keep
+from .masks import attention_kinds, takes_logits_to_keep
 from .sites import d_head, mlp_width, n_heads
 
 MEMORY = 2.0  # gigabytes
 FLOAT = 4  # bytes of the float32 in which logits are read and eager attention is normalised
+MASKED = 2 + FLOAT  # bytes of a query and a key in a mask of ours: who sees whom, of one kind of attention, as numbers
 DRAWN = 3 * 8 + FLOAT  # bytes a token of the vocabulary while one is drawn: see `drawing`
 
 
@@ -39,12 +40,22 @@ def pass_bytes(module: nn.Module, length: int, past: int = 0, masked: int = 3) -
     return float((length * numbers + past * shared) * _size(module) + length * (past + length) * square)
 
 
+def padded_bytes(module: nn.Module, lengths: Sequence[int]) -> float:
+    """Bytes, about, of a row of a batch that is padded at its end, with logits from the end of the shortest row on."""
+    seen = 1 + max(lengths) - min(lengths) if takes_logits_to_keep(type(module)) else max(lengths)
+    config: Any = module.config
+    return float(pass_bytes(module, max(lengths)) + seen * config.vocab_size * (_size(module) + FLOAT))
+
+
 def segment_bytes(module: nn.Module, length: int, past: int, last: int) -> float:
-    """Bytes, about, of a segment run over a copy of its past behind a mask of ours; logits of `last` positions."""
+    """Bytes, about, of a segment run over a copy of its past behind a mask of ours; logits of `last` positions.
+
+    past: positions that it reads, and those that there is to be room for
+    """
     config: Any = module.config
     cache = (past + 2 * length) * cache_bytes(module)
     logits = min(length, last) * config.vocab_size * (_size(module) + 3 * FLOAT)
-    return float(cache + pass_bytes(module, length, past, masked=16) + logits)
+    return float(cache + pass_bytes(module, length, past, masked=MASKED * len(attention_kinds(module)[1])) + logits)
 
 
 def written_bytes(module: nn.Module, length: int, new: int, *, drawn: bool = False) -> float:

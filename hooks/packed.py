@@ -60,7 +60,8 @@ class Packed:
         place: Any = slice(first, first + len(positions))
         if positions[-1] - first != len(positions) - 1:
             place = list(positions)
-        return self.base.residual[layer].index_select(0, runs)[:, place]
+        states = self.base.residual[layer]
+        return states.index_select(0, runs.to(states.device))[:, place]
 
     def _fresh(
         self, layer: int, groups: Mapping[tuple[int, ...], Sequence[Entry]], *, point: bool = False
@@ -162,7 +163,7 @@ class Packed:
             output = self._call(layer, parts)
         self.tokens += sum(part.size for part in parts)
         for part, place in zip(parts, places(parts), strict=True):
-            part.hidden = output[0, place].view(part.hidden.shape)
+            part.hidden = output[0, place].view(part.hidden.shape).to(self.base.residual[layer + 1].device)
 
     def _call(self, layer: int, parts: Sequence[Part]) -> Tensor:
         """The block on the tokens of all parts in one row."""
@@ -174,11 +175,11 @@ class Packed:
 
     def _attend(self, layer: int, attend: Attend, part: Part, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """What the queries of a part read, `[row, pos, head, d_head]`."""
-        plain = self.base.attention[layer]
+        plain, runs = self.base.attention[layer], part.runs.to(q.device)
         if part.point:  # nothing before this layer differs, so what they read is what it was
-            z = plain["z"][part.runs][:, list(part.positions)]
+            z = plain["z"][runs][:, list(part.positions)]
         else:
-            keys, values = (plain[name].index_select(0, part.runs) for name in ("k", "v"))
+            keys, values = (plain[name].index_select(0, runs) for name in ("k", "v"))
             for whole, own, earlier in zip((keys, values), (k, v), part.earlier or (None, None), strict=True):
                 whole[:, :, part.positions[0] :] = own
                 if earlier is not None:
@@ -189,7 +190,7 @@ class Packed:
 
     def _mask(self, layer: int, part: Part) -> Tensor:
         mask = self.base.masks[layer]
-        rows = mask if len(mask) == 1 else mask[part.runs]
+        rows = mask if len(mask) == 1 else mask[part.runs.to(mask.device)]
         return rows[:, :, part.positions[0] :]
 
     def _write(self, layer: int, site: str, part: Part, states: Tensor) -> None:
@@ -203,7 +204,7 @@ class Packed:
                 inside = [(i, part.positions.index(p)) for i, p in enumerate(write.positions) if p in part.positions]
                 if not inside:
                     continue
-                given = write.values(part.runs[low:high])[:, [i for i, _ in inside]].to(states.dtype)
+                given = write.values(part.runs[low:high].to(states.device))[:, [i for i, _ in inside]].to(states)
                 if site == "resid_mid":  # it is written as what attention adds to what came in
                     given = given - part.hidden[low:high, [at for _, at in inside]]
                 place = torch.tensor([at for _, at in inside], device=states.device)
@@ -221,14 +222,15 @@ class Packed:
         ends = []
         at = 0
         for part in parts:
-            end = self.base.residual[n_layers][part.runs, first:].clone()
+            last = self.base.residual[n_layers]
+            end = last[part.runs.to(last.device), first:].clone()
             if part.positions and part.positions[-1] >= first:
                 kept = [i for i, p in enumerate(part.positions) if p >= first]
                 end[:, [part.positions[i] - first for i in kept]] = part.hidden[:, kept]
             ends.append(end)
             ranges += [(entry, at + low, at + high) for entry, low, high in part.ranges]
             at += len(part.runs)
-        return ranges, torch.cat([part.runs for part in parts]), torch.cat(ends)
+        return ranges, torch.cat([part.runs for part in parts]), torch.cat(ends).to(self.base.ids.device)
 
 
 # What a listener hears under a name, and the sites that are written there.

@@ -1,6 +1,5 @@
 """Record activations of runs by replay: one teacher-forced pass over the token ids."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -18,7 +17,7 @@ from .memory import MEMORY, batches, pass_bytes
 from .model import Model
 from .runs import Run, Runs
 from .sites import Site, site_name
-from .spans import Place, resolve
+from .spans import Place, labels_at, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +44,7 @@ class Activations:
             raise InputError(f"layer {layer} was not recorded: recorded are {list(self.layers)}")
         rows = self.rows
         if position is not None:
-            labels = rows["position"].unique().tolist()
-            if ".*" in position:
-                wanted = re.escape(position).replace(r"\*", r"\d+")
-                chosen = [label for label in labels if re.fullmatch(wanted, label)]
-            else:
-                chosen = [check_name("recorded position", position, labels)]
+            chosen = labels_at(position, rows["position"].unique().tolist())
             rows = rows[rows["position"].isin(chosen)]
         values = self.values[name][torch.tensor(rows.index.to_list(), dtype=torch.long), self.layers.index(layer)]
         return values, rows.reset_index(drop=True)

@@ -38,9 +38,14 @@ class Run:
     sample: int = 0
 
     @property
+    def score(self) -> float:
+        """1 where the own answer is the gold answer, 0 where it is not, NaN where the gold answer is not known."""
+        return self.problem.score(self.answer)
+
+    @property
     def correct(self) -> bool:
-        """Whether the own answer is the gold answer; False where the gold answer is not known."""
-        return self.answer == self.problem.answer != ""
+        """Whether the own answer is known to be the gold answer; False where that is not known (see `score`)."""
+        return self.score == 1
 
     def tokens(self, span: str) -> tuple[int, ...]:
         """The token ids of a span."""
@@ -68,7 +73,7 @@ class Runs(Sequence[Run]):
     @property
     def accuracy(self) -> float:
         """The share of runs whose own answer is the gold answer, among those where that is known; NaN without any."""
-        known = [run.correct for run in self if run.problem.answer]
+        known = [run.score for run in self if run.problem.answer]
         return sum(known) / len(known) if known else math.nan
 
     def by_problem(self) -> dict[str, Run]:
@@ -96,14 +101,17 @@ class Runs(Sequence[Run]):
         return asked | {reason: count for reason, count in wrong.items() if count}
 
     def frame(self) -> pd.DataFrame:
-        """A row a run: problem, answers, whether CoT and answer came to their end, and the texts that were written."""
+        """A row a run: problem, answers, whether CoT and answer came to their end, and the texts that were written.
+
+        correct is None where the gold answer is not known.
+        """
         rows = [
             {
                 "problem": run.problem.key,
                 "sample": run.sample,
                 "gold": run.problem.answer,
                 "answer": run.answer,
-                "correct": run.correct,
+                "correct": run.correct if run.problem.answer else None,
                 "finished": run.finished,
                 "ended": run.end is not None,
                 "cot": self._text(run, "cot"),

@@ -14,7 +14,8 @@ from ..core import InputError, Interrupted, check_name
 from ..tasks import Problem
 from .load import load
 from .model import Model
-from .store import STORE, Part, Store
+from .store import STORE, Store
+from .store_files import Part, numbers_of
 from .workers import Hand, Job, maker
 
 ENGINES = ("local", "ray")
@@ -124,18 +125,6 @@ def run_shards(
             done,
         )
     return done
-
-
-def numbers_of(count: int, part: Part) -> list[int]:
-    """The numbers below `count` that belong to the k-th of n parts.
-
-    >>> numbers_of(8, (2, 3))
-    [1, 4, 7]
-    """
-    k, n = part
-    if not 1 <= k <= n:
-        raise InputError(f"part={part}: expected (k, n) with k from 1 to n")
-    return list(range(k - 1, count, n))
 
 
 def part_of(text: str) -> Part:

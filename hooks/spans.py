@@ -1,6 +1,7 @@
 """The grammar of positions: `NAME[.ITEM][SLICE]`, such as `prompt[-1]`, `step.3`, `step.*[-1]`, `operand.2`."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..core import InputError, check_name
@@ -15,6 +16,19 @@ class Place:
 
     label: str
     position: int
+
+
+def labels_at(position: str, known: Iterable[str]) -> list[str]:
+    """Those of the known labels that a position, with or without a wildcard, stands for.
+
+    >>> labels_at("step.*[-1]", ["step.1[-1]", "step.2[-1]", "cue[-1]"])
+    ['step.1[-1]', 'step.2[-1]']
+    """
+    labels = list(known)
+    if ".*" not in position:
+        return [check_name("recorded position", position, labels)]
+    wanted = re.escape(position).replace(r"\*", r"\d+")
+    return [label for label in labels if re.fullmatch(wanted, label)]
 
 
 def resolve(spans: Spans, position: str) -> list[Place]:

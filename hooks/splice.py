@@ -2,25 +2,24 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from .cache import Caches, Layers, forward_over
 from .masks import attention_kinds, position_mask, takes_logits_to_keep
-from .memory import segment_bytes
+from .memory import MEMORY, batches, cache_bytes, segment_bytes
 from .model import Model
 from .support import FAILURES
 
 ALONE = 16  # rows of equal length from which on a batch of their own, without padding, is worth it
 FILLED = 0.8  # the share of a padded batch that must be tokens
-WORK = 0.5  # gigabytes that a batch on its way may take, besides the caches that are kept
 EXACT = 1e-3  # of the spread of the logits: a mask that a model ignores is off by about the spread itself
 _PADS: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
@@ -50,7 +49,7 @@ def run_jobs(
     read: Callable[[Tensor, list[Any]], Iterable[Any]] | None = None,
     *,
     batch_size: int = 512,
-    memory: float = WORK,
+    memory: float = MEMORY,
     keep: bool = True,
     last: int = 1,
 ) -> dict[Any, Any]:
@@ -64,18 +63,22 @@ def run_jobs(
     by one, whatever its attention. Others share a batch behind masks built from positions, if the model takes them.
     """
     found: dict[Any, Any] = {}
-
-    def rows(tokens: int, past: int) -> int:
-        return max(1, min(batch_size, int(memory * 1e9 / segment_bytes(model.module, tokens, past, last))))
-
-    for chunk in _batches(model, jobs, caches, rows):
-        logits, layers = _run(model, [jobs[key] for key in chunk], caches, last)
+    for chunk in _batches(model, jobs, caches, _fitting(model, batch_size, memory, last)):
+        logits, layers = _Rows.of(model, [jobs[key] for key in chunk], caches).forward(last)
         if read is not None:
             found.update(zip(chunk, read(logits, chunk), strict=True))
         if keep:
             done = [jobs[key] for key in chunk]
             caches.add(chunk, layers, [job.ids for job in done], [len(job.tokens) - len(job.ids) for job in done])
+        del logits, layers  # before the next batch is run
     return found
+
+
+def _fitting(model: Model, batch_size: int, memory: float, last: int, room: int = 0) -> Callable[[int, int], int]:
+    """How many jobs of so many tokens, over a past of so many and with room for more, fit into so many gigabytes."""
+    return lambda tokens, past: max(
+        1, min(batch_size, int(memory * 1e9 / segment_bytes(model.module, tokens, past + room, last)))
+    )
 
 
 def _batches(
@@ -132,44 +135,82 @@ def _measure_padding(model: Model) -> bool:
         return False
     tokens = [token for token in range(vocabulary) if token != getattr(config, "pad_token_id", None)]
     # Short, since a model may have few positions.
-    rows = [[tokens[(7 * i + 3 * n) % len(tokens)] for i in range(n)] for n in (3, 1, 2, 1)]
+    *begun, first, second = [tuple(tokens[(7 * i + 3 * n) % len(tokens)] for i in range(n)) for n in (3, 1, 2, 1)]
     caches = Caches()
-    for key, row in enumerate(rows[:2]):
-        _, layers = _run(model, [Job((), tuple(row))], caches, 1)
-        caches.add([key], layers, [tuple(row)])
-    first, second = (tuple(row) for row in rows[2:])
+    for key, row in enumerate(begun):
+        _, layers = _Rows.of(model, [Job((), row)], caches).forward(1)
+        caches.add([key], layers, [row])
     jobs = [Job((0,), first, (second[1:], second)), Job((1,), second, (first, first[:1]))]
     # The last token of a row is that of its last branch.
-    alone = torch.cat([_run(model, [Job(job.past, job.ids + job.branches[-1])], caches, 1)[0] for job in jobs])
+    ends = [[Job(job.past, job.ids + job.branches[-1])] for job in jobs]
+    alone = torch.cat([_Rows.of(model, end, caches).forward(1)[0] for end in ends])
     try:
-        together, _ = _run(model, jobs, caches, 1)
+        together, _ = _Rows.of(model, jobs, caches).forward(1)
     except FAILURES:
         return False  # a model that takes no such mask
     limit = max(EXACT, 8 * torch.finfo(next(model.module.parameters()).dtype).eps) * alone.std()
     return bool((together - alone).abs().max() <= limit)
 
 
-def _run(model: Model, jobs: Sequence[Job], caches: Caches, last: int) -> tuple[Tensor, Layers]:
-    """One batch: every row is `[past][padding][padding][ids][branches]`, so that all rows end at the same place."""
-    device = model.device
-    width = max(len(job.tokens) for job in jobs)
-    fill = jobs[0].ids[0]
-    ids = torch.tensor([[fill] * (width - len(job.tokens)) + list(job.tokens) for job in jobs], device=device)
-    past, token_ids = caches.assemble([job.past for job in jobs], width)
-    token_ids = token_ids.to(device)
-    branched = any(map(any, (job.branches for job in jobs)))
-    if not branched and len({_shape(job, caches) for job in jobs}) == 1:
-        return forward_over(model, ids, past, token_ids, last=last)
-    before = [sum(map(caches.length, job.past)) for job in jobs]
-    laid = [_lay_out(job, n, width) for job, n in zip(jobs, before, strict=True)]
-    queries, branch = (torch.tensor([row[i] for row in laid], device=device) for i in (0, 1))
-    slots = torch.arange(token_ids.shape[1], device=device).expand_as(token_ids)
-    keys = torch.cat([slots.masked_fill(token_ids < 0, -1), queries], dim=1)
-    of_key = torch.cat([torch.zeros_like(token_ids), branch], dim=1)[:, None]
-    visible = (of_key == 0) | (of_key == branch[..., None])
-    mask = position_mask(model.module, queries, keys, next(model.module.parameters()).dtype, visible)
-    positions = queries.clamp(min=0)
-    return forward_over(model, ids, past, token_ids, last=last, positions=positions, mask=mask, branch=branch)
+@dataclass(frozen=True)
+class _Rows:
+    """A batch: every row is `[past][padding][padding][ids][branches]`, so that all rows end at the same place.
+
+    past: keys and values, with room for what is run; past_ids: its tokens (-1: padding)
+    places: the position of every token of past and ids (-1: padding); None where rows are alike and need no mask
+    branch: the branch of every token of past and ids; None where there is none
+    """
+
+    model: Model
+    ids: Int[Tensor, "batch pos"]
+    past: Layers
+    past_ids: Int[Tensor, "batch past"]
+    places: Int[Tensor, "batch key"] | None = None
+    branch: Int[Tensor, "batch key"] | None = None
+
+    @classmethod
+    def of(cls, model: Model, jobs: Sequence[Job], caches: Caches, room: int = 0) -> "_Rows":
+        """Jobs with room for so many tokens more."""
+        device = model.device
+        width = max(len(job.tokens) for job in jobs)
+        filled = [jobs[0].ids[:1] * (width - len(job.tokens)) + job.tokens for job in jobs]
+        ids = torch.tensor(filled, device=device)
+        past, past_ids = caches.assemble([job.past for job in jobs], width + room)
+        rows = cls(model, ids, past, past_ids.to(device))
+        branched = any(map(any, (job.branches for job in jobs)))
+        if not branched and len({_shape(job, caches) for job in jobs}) == 1:
+            return rows
+        before = [sum(map(caches.length, job.past)) for job in jobs]
+        laid = [_lay_out(job, n, width) for job, n in zip(jobs, before, strict=True)]
+        queries, branch = (torch.tensor([row[i] for row in laid], device=device) for i in (0, 1))
+        slots = torch.arange(rows.past_ids.shape[1], device=device).expand_as(rows.past_ids)
+        places = torch.cat([slots.masked_fill(rows.past_ids < 0, -1), queries], dim=1)
+        of_all = torch.cat([torch.zeros_like(rows.past_ids), branch], dim=1) if branched else None
+        return replace(rows, places=places, branch=of_all)
+
+    def forward(self, last: int) -> tuple[Tensor, Layers]:
+        """The logits of the `last` positions, and the cache of what is run."""
+        if self.places is None:
+            return forward_over(self.model, self.ids, self.past, self.past_ids, last=last)
+        width = self.ids.shape[1]
+        queries = self.places[:, -width:]
+        own = visible = None
+        if self.branch is not None:
+            own = self.branch[:, -width:]
+            visible = self.branch[:, None] == own[..., None]
+            visible |= (self.branch == 0)[:, None]
+        dtype = next(self.model.module.parameters()).dtype
+        mask = position_mask(self.model.module, queries, self.places, dtype, visible)
+        how: dict[str, Any] = {"last": last, "positions": queries.clamp(min=0), "mask": mask, "branch": own}
+        return forward_over(self.model, self.ids, self.past, self.past_ids, **how)
+
+    def then(self, tokens: Int[Tensor, " batch"]) -> "_Rows":
+        """The next token of every row, after what was run: its keys and values stand in the room of the past."""
+        ran, places = self.ids, self.places
+        if places is not None:
+            ran = ran.masked_fill(places[:, -ran.shape[1] :] < 0, -1)
+            places = torch.cat([places, places[:, -1:] + 1], dim=1)
+        return replace(self, ids=tokens[:, None], past_ids=torch.cat([self.past_ids, ran], dim=1), places=places)
 
 
 def _lay_out(job: Job, before: int, width: int) -> tuple[list[int], list[int]]:
@@ -196,14 +237,27 @@ def plain_logits(model: Model, ids: Sequence[int], last: int = 0) -> Float[Tenso
 
 
 def decode_greedily(
-    model: Model, prefixes: Sequence[tuple[int, ...]], lengths: Sequence[int], *, batch_size: int = 512
+    model: Model,
+    prefixes: Sequence[tuple[int, ...]],
+    lengths: Sequence[int],
+    *,
+    batch_size: int = 512,
+    memory: float = MEMORY,
 ) -> list[tuple[int, ...]]:
-    """The `lengths[i]` most likely tokens after each prefix, one by one."""
-    caches = Caches()
-    jobs: dict[Any, Job] = {i: Job((), prefix) for i, prefix in enumerate(prefixes)}
-    more = max(lengths, default=0) > 1
-    written = run_jobs(model, jobs, caches, most_likely, batch_size=batch_size, keep=more)
-    extend(model, {i: (i,) for i in jobs}, written, dict(enumerate(lengths)), caches)
+    """The `lengths[i]` most likely tokens after each prefix, one by one.
+
+    memory: gigabytes, half for the caches of prefixes, half for what is run over them
+    """
+    written: dict[Any, tuple[int, ...]] = {}
+    order = sorted(range(len(prefixes)), key=lambda i: len(prefixes[i]))
+    kept = [float(len(prefix) * cache_bytes(model.module)) for prefix in prefixes]
+    for chunk in batches(order, kept, batch_size, memory / 2):
+        caches = Caches()
+        jobs: dict[Any, Job] = {i: Job((), prefixes[i]) for i in chunk}
+        more = any(lengths[i] > 1 for i in chunk)
+        begun = run_jobs(model, jobs, caches, most_likely, batch_size=batch_size, memory=memory / 2, keep=more)
+        extend(model, {i: (i,) for i in jobs}, begun, {i: lengths[i] for i in jobs}, caches, memory=memory / 2)
+        written |= begun
     return [written[i] for i in range(len(prefixes))]
 
 
@@ -212,15 +266,35 @@ def most_likely(logits: Float[Tensor, "batch pos vocab"], _: list[Any]) -> list[
     return [(token,) for token in logits[:, -1].argmax(-1).tolist()]
 
 
+@torch.no_grad()
 def extend(
     model: Model,
     past: Mapping[Any, tuple[Hashable, ...]],
     written: dict[Any, tuple[int, ...]],
     lengths: Mapping[Any, int],
     caches: Caches,
+    *,
+    memory: float = MEMORY,
 ) -> None:
-    """Decode greedily on from what is written after each key's caches, in place, up to each key's length."""
-    while unfinished := [key for key in written if len(written[key]) < lengths[key]]:
-        jobs = {key: Job(past[key], written[key]) for key in unfinished}
-        for key, token in run_jobs(model, jobs, caches, most_likely, keep=False).items():
-            written[key] += token
+    """Decode greedily on from what is written after each key's caches, in place, up to each key's length.
+
+    Each token is run once, over a copy of the past (one segment at least) that grows.
+    """
+    unfinished: dict[int, dict[Any, Job]] = defaultdict(dict)
+    for key, tokens in written.items():
+        if len(tokens) < lengths[key]:
+            unfinished[lengths[key] - len(tokens)][key] = Job(past[key], tokens)
+    for steps, jobs in unfinished.items():
+        for chunk in _batches(model, jobs, caches, _fitting(model, 512, memory, last=1, room=steps)):
+            for key, more in zip(chunk, _written(model, [jobs[k] for k in chunk], caches, steps), strict=True):
+                written[key] += more
+
+
+def _written(model: Model, jobs: Sequence[Job], caches: Caches, steps: int) -> list[tuple[int, ...]]:
+    """The most likely tokens after each job, one by one."""
+    rows = _Rows.of(model, jobs, caches, room=steps - 1)
+    found: list[Tensor] = []
+    while len(found) < steps:
+        rows = rows.then(found[-1]) if found else rows
+        found.append(rows.forward(last=1)[0][:, -1].argmax(-1).to(rows.ids.device))
+    return list(map(tuple, torch.stack(found, dim=1).tolist()))

@@ -20,13 +20,12 @@ from .model import Model
 from .record import Activations, record
 from .runs import Runs
 from .spans import resolve
-from .store_files import ClaimedError, canonical, write_text
+from .store_files import ClaimedError, Part, canonical, numbers_of, write_text
 from .store_identity import Estimate, Source, Transcripts, difference, identity_of, read_identity, rows_fixed
 from .store_read import StoreReader, tensor_name
 from .store_tables import rows_table, runs_table
 
 STORE = "store.json"
-Part = tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +117,7 @@ class Store(StoreReader):
 
     def missing(self, part: Part = (1, 1)) -> list[int]:
         """The shards still to be written in the k-th of n parts of the store, k from 1."""
-        k, n = part
-        if not 1 <= k <= n:
-            raise InputError(f"part={part}: expected (k, n) with k from 1 to n")
-        return [number for number in range(k - 1, self.n_shards, n) if self._files(number).fault() is not None]
+        return [number for number in numbers_of(self.n_shards, part) if self._files(number).fault() is not None]
 
     def write(self, number: int) -> bool:
         """Compute and write one shard; False where it is there already.

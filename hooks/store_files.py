@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from ..core import InputError, atomic_write
 PARTS = {"activations": ".safetensors", "rows": ".rows.parquet", "runs": ".runs.parquet"}
 DISK_ERRORS = (OSError, SafetensorError)  # safetensors tells a full disk in an error of its own
 
+Part = tuple[int, int]
 FaultKind = Literal["missing", "lost", "truncated", "damaged", "foreign"]
 ADVICE: Mapping[FaultKind, str] = {
     "missing": "it was not written yet: fill the store",
@@ -37,7 +38,7 @@ ADVICE: Mapping[FaultKind, str] = {
 
 
 class ClaimedError(InputError):
-    """Another live process is writing this shard."""
+    """Another live process is writing this."""
 
 
 @dataclass(frozen=True)
@@ -138,20 +139,13 @@ class ShardFiles:
     @contextmanager
     def claimed(self) -> Iterator[None]:
         """Be the only writer of the shard; ClaimedError names a live one, and that of a dead process is taken over."""
-        lock = SoftFileLock(self.folder / "shards" / f"{self.name}.lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise ClaimedError(
-                f"shard {self.number} of {self.folder} is being written by {_holder(Path(lock.lock_file))}; if that "
-                f"process is gone, delete {lock.lock_file}"
-            ) from error
-        except OSError as error:
-            raise self._refused(error) from error
-        try:
+        with ExitStack() as held:
+            try:
+                lock = self.folder / "shards" / f"{self.name}.lock"
+                held.enter_context(claim(lock, f"shard {self.number} of {self.folder}"))
+            except OSError as error:
+                raise self._refused(error) from error
             yield
-        finally:
-            lock.release()
 
     def save(
         self, tensors: dict[str, Tensor], tables: Mapping[str, pyarrow.Table], circumstance: object, **counts: Any
@@ -211,6 +205,22 @@ def _write_table(table: pyarrow.Table, path: Path) -> None:
     pyarrow.parquet.write_table(table, path, version="2.6", compression="zstd", compression_level=3)
 
 
+@contextmanager
+def claim(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock file; ClaimedError names a live process that holds it, and that of a dead one is taken over."""
+    lock = SoftFileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ClaimedError(
+            f"{what} is being written by {_holder(path)}; if that process is gone, delete {path}"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _holder(lock: Path) -> str:
     """The process that a lock file names; filelock writes process number and host on lines of their own."""
     lines = lock.read_text().split("\n") if lock.exists() else []
@@ -260,3 +270,15 @@ def sha256_of_text(text: str) -> str:
 def canonical(content: object) -> str:
     """Sorted JSON: the same content is the same text."""
     return json.dumps(content, sort_keys=True, indent=1)
+
+
+def numbers_of(count: int, part: Part) -> list[int]:
+    """The numbers below `count` that belong to the k-th of n parts.
+
+    >>> numbers_of(8, (2, 3))
+    [1, 4, 7]
+    """
+    k, n = part
+    if not 1 <= k <= n:
+        raise InputError(f"part={part}: expected (k, n) with k from 1 to n")
+    return list(range(k - 1, count, n))

@@ -1,6 +1,5 @@
 """Reading a store: a shard, or one site, layer and position over all shards; what is damaged is named, never read."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from .model import Model
 from .record import Activations
 from .runs import Run, Runs
 from .sites import site_name
+from .spans import labels_at
 from .store_files import Fault, Receipt, ShardFiles, canonical, sha256_of_text
 from .store_identity import difference
 from .store_tables import read_runs
@@ -146,12 +146,7 @@ class StoreReader:
         """The labels that a position, with or without a wildcard, stands for."""
         there = {label for _, receipt in self._whole() for label in receipt.positions}
         known = sorted(there | {label for label in self.identity["positions"] if ".*" not in label})
-        if position is None:
-            return known
-        if ".*" in position:
-            wanted = re.escape(position).replace(r"\*", r"\d+")
-            return [label for label in known if re.fullmatch(wanted, label)]
-        return [check_name("recorded position", position, known)]
+        return known if position is None else labels_at(position, known)
 
     def runs(self, model: Model, *, shards: Sequence[int] | None = None, task: Task | None = None) -> Runs:
         """The runs of the store, or of some of its shards, as `generate` gave them: analyses can go on from them.

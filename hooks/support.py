@@ -107,9 +107,10 @@ def _lacks_by_trial(model: Model) -> str:
 
 
 def check_loadable(module: nn.Module) -> None:
-    """Raise InputError for a model in training mode, of quantised weights, or spread over several devices.
+    """Raise InputError for a model in training mode, of quantised weights, or whose weights are offloaded.
 
-    Such models run, but what they give has not been tested here.
+    Such models run, but what they give has not been tested here. One that is spread over several devices may be loaded;
+    an analysis that needs it on one asks `check_one_device`.
     """
     name = type(module).__name__
     training = next((path or "it" for path, part in module.named_modules() if part.training), None)
@@ -126,11 +127,26 @@ def check_loadable(module: nn.Module) -> None:
             "rounding is larger than the limits of the gates. Load the unquantised weights, in bfloat16 where memory "
             "is short, or call model.dequantize() first"
         )
-    devices = sorted({str(weight.device) for weight in module.parameters()})
-    mapped = {str(place) for place in (getattr(module, "hf_device_map", None) or {}).values()}
-    if len(devices) > 1 or len(mapped) > 1:
+    weights = list(module.parameters())
+    absent = sum(weight.is_meta for weight in weights)
+    if absent:
+        mapped = {str(place) for place in (getattr(module, "hf_device_map", None) or {}).values()}
         raise InputError(
-            f"{name} is spread over {', '.join(sorted(mapped) if len(mapped) > 1 else devices)}: expected one device, "
-            'on which caches can be put together. Load it on one (device_map={"": "cuda:0"}), in bfloat16 where memory '
-            "is short"
+            f"{name}: {absent} of its {len(weights)} weight tensors are offloaded (device map: "
+            f"{', '.join(sorted(mapped)) or 'none'}): expected all weights in the memory of devices that run them. "
+            "Give it more GPUs, load it in bfloat16 (dtype=), or run all of it on the CPU (device_map='cpu')"
+        )
+
+
+def check_one_device(module: nn.Module, what: str) -> None:
+    """Raise InputError, by the name of what is asked for, where it needs all weights on one device and they are not.
+
+    >>> from loadbearing.hooks import load
+    >>> check_one_device(load("organism:copy-tokens").module, "paths")
+    """
+    devices = sorted({str(weight.device) for weight in module.parameters()})
+    if len(devices) > 1:
+        raise InputError(
+            f"{what} cannot be run with {type(module).__name__}, which is spread over {', '.join(devices)}: expected "
+            'all weights on one device. Load it on one (device_map={"": "cuda:0"}), in bfloat16 where memory is short'
         )

@@ -64,7 +64,8 @@ class Sweep:
 
         Where memory runs out a chunk is halved; what a single row needs is raised.
         """
-        entries = [Entry.of(number, cell.writes, cell.runs) for number, cell in enumerate(cells) if len(cell.runs)]
+        told = [(number, cell.writes, cell.runs.to(self.base.ids.device)) for number, cell in enumerate(cells)]
+        entries = [Entry.of(*each) for each in told if len(each[2])]
         waiting = sorted(entries, key=lambda entry: (-entry.layer, -entry.start))  # the next one last
         limit = self._tokens_in_memory()
         while waiting:

@@ -30,6 +30,8 @@ class Trace:
     attend: the model's own attention function of every layer, with all that it takes besides
     calls: what each block was called with besides the hidden state
     kept: other sites, by `Site`
+
+    What is of a layer is where that layer's weights are; the logits are where `ids` are.
     """
 
     ids: Int[Tensor, "batch pos"]
@@ -148,6 +150,7 @@ def _at(value: Any, positions: Int[Tensor, " token"], shape: Sequence[int]) -> A
         return type(value)(_at(part, positions, shape) for part in value)
     if not isinstance(value, Tensor) or not value.ndim:
         return value
+    positions = positions.to(value.device)
     if value.ndim == 1:
         return value[positions] if len(value) == shape[1] else value
     return value[:1, positions] if value.shape[0] in (1, shape[0]) and value.shape[1] == shape[1] else value

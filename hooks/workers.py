@@ -10,7 +10,7 @@ from threading import Thread
 from typing import Any, Protocol, runtime_checkable
 
 from ..core import InputError
-from .store import Part
+from .store_files import Part
 
 
 @runtime_checkable
@@ -104,11 +104,11 @@ def _begin(job: Job) -> None:
 
     logging.disable_progress_bar()
     torch.set_num_threads(1)
-    Thread(target=_end_with_parent, daemon=True).start()
+    Thread(target=end_with_parent, daemon=True).start()
     _mine.append(Worker(job))
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Nothing else tells a worker that its parent was killed."""
     parent = parent_process()
     assert parent is not None

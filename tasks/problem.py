@@ -1,6 +1,7 @@
 """The words of a task: pieces, problems, pairs, steps, and what a task must be able to say."""
 
 import hashlib
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -64,6 +65,10 @@ class Problem:
     def cot(self) -> str:
         """The gold chain of thought as text."""
         return "".join(piece.text for piece in self.steps)
+
+    def score(self, answer: str | None) -> float:
+        """1 for the gold answer and 0 for any other or none; NaN where it is not known: neither right nor wrong."""
+        return float(answer == self.answer) if self.answer else math.nan
 
 
 @dataclass(frozen=True)

@@ -235,6 +235,18 @@ OSS_BEFORE = (
     "Current date: 2024-07-26\n\nReasoning: medium\n\n# Valid channels: analysis, commentary, final. Channel must be "
     "included for every message.<|end|><|start|>user<|message|>"
 )
+R1_QWEN = Family(
+    "qwen2",
+    R1,
+    R1_MARKS,
+    R1_BOS,
+    R1_EOS,
+    R1_BOS + "<\uff5cUser\uff5c>",
+    "<\uff5cAssistant\uff5c>" + THINK,
+    "<\uff5cAssistant\uff5c>" + EMPTY,
+    "think",
+    adds=True,
+)
 FAMILIES = {
     "llama-3": Family(
         "llama3",
@@ -325,30 +337,8 @@ FAMILIES = {
         "<|end|><|start|>assistant",
         "harmony",
     ),
-    "r1-qwen": Family(
-        "qwen2",
-        R1,
-        R1_MARKS,
-        R1_BOS,
-        R1_EOS,
-        R1_BOS + "<\uff5cUser\uff5c>",
-        "<\uff5cAssistant\uff5c>" + THINK,
-        "<\uff5cAssistant\uff5c>" + EMPTY,
-        "think",
-        adds=True,
-    ),
-    "r1-llama": Family(
-        "llama3",
-        R1,
-        R1_MARKS,
-        R1_BOS,
-        R1_EOS,
-        R1_BOS + "<\uff5cUser\uff5c>",
-        "<\uff5cAssistant\uff5c>" + THINK,
-        "<\uff5cAssistant\uff5c>" + EMPTY,
-        "think",
-        adds=True,
-    ),
+    "r1-qwen": R1_QWEN,
+    "r1-llama": replace(R1_QWEN, kind="llama3"),
     "zephyr": Family(
         "mistral",
         ZEPHYR,

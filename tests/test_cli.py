@@ -16,6 +16,7 @@ import pytest
 import loadbearing as lb
 from loadbearing.cli import main
 from loadbearing.cli.measured import Measured
+from loadbearing.cli.options import show
 from loadbearing.cli.study import _families, _finder, run_study
 
 FEW = ["--quiet", "--pairs", "8"]
@@ -249,3 +250,67 @@ def test_where_from_the_command_line(
     assert done.status == 0, done.err
     assert told in done.out
     assert isinstance(lb.load(tmp_path / "found.safetensors"), kind)
+
+
+MODEL = ["--model", "organism:copy-direct"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["study", "--out", "new", "--organisms", ""], "--organisms '': expected names joined with commas"),
+        (["study", "--out", "new", "--organisms", "sft,,direct"], "--organisms 'sft,,direct': expected names"),
+        (["study", "--out", "new", *MODEL, "--only", ""], "--only '': expected names joined with commas"),
+        (["study", "--out", "new", "--only", "channels"], "are of a model of your own: name it with --model"),
+        (["study", "--out", "new", *MODEL, "--organisms", "sft"], "are of the study of the debate: leave them out"),
+        (["study", "--out", "file", "--organisms", "sft"], "file exists and is not an empty folder"),
+        (["study", "--out", "file", *MODEL, "--quiet"], "file exists and is not an empty folder"),
+        (["record", *MODEL, "--out", "file", "--quiet"], "no store can be made at"),
+        (["record", *MODEL, "--out", "new", "--site", "", "--quiet"], "unknown site '': expected one of"),
+        (["channels", "--model", ""], "'' cannot be loaded as a causal language model"),
+        (["channels", *MODEL, "--task", ""], "unknown task '': expected one of"),
+        (["channels", *MODEL, "--vary", ""], "unknown variable '': expected one of"),
+        (["channels", *MODEL, "--target", "", "--quiet"], "target '': expected 'onset', 'answer' or 'step.K'"),
+        (["channels", *MODEL, "--cot", "", "--quiet"], "cot"),
+        (["channels", *MODEL, "--save", "folder"], "--save folder: folder is a folder; expected the path of a file"),
+        (["ledger", *MODEL, "--save", "file/x.safetensors"], "is no folder; expected the path of a file that can be"),
+        (["behaviour", *MODEL, "--tamperings", ""], "--tamperings '': expected names joined with commas"),
+        (["patch", *MODEL, "--site", ""], "unknown site '': expected one of"),
+        (["patch", *MODEL, "--position", "", "--quiet"], "position '': expected NAME[.ITEM][SLICE]"),
+        (["patch", *MODEL, "--mode", ""], "unknown mode '': expected one of"),
+        (["knockout", *MODEL, "--mode", ""], "unknown mode '': expected one of"),
+        (["organisms", "train", ""], "unknown organism ''"),
+        (["organisms", "train-all", "--names", ""], "--names '': expected names joined with commas"),
+        (["organisms", "train-all", "--seeds", ""], "--seeds '': expected numbers such as"),
+        (["organisms", "show", ""], "unknown organism ''"),
+    ],
+)
+def test_empty_and_odd_values_are_one_line_and_nothing_is_written(
+    words: list[str], message: str, tmp_path: Path, command: Callable[..., Done]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    done = command(*words)
+    assert done.status == 2 and message in done.err
+    told = [line for line in done.err.splitlines() if line.strip()]
+    assert len(told) == 1 and told[0].startswith("loadbearing: ")
+    assert {path.name for path in tmp_path.iterdir()} == {"folder", "file"}
+    assert (tmp_path / "file").read_text() == "mine" and not list((tmp_path / "folder").iterdir())
+
+
+@pytest.mark.parametrize("words", [["channels", *MODEL, "--pairs", "0"], ["study", "--out", "new", "--pairs", "x"]])
+def test_a_number_that_is_none_is_told(words: list[str], tmp_path: Path, command: Callable[..., Done]) -> None:
+    done = command(*words)
+    assert done.status == 2 and "--pairs" in done.err and "Traceback" not in done.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_is_saved_into_a_folder_that_is_made(tmp_path: Path, command: Callable[..., Done]) -> None:
+    done = command("ledger", *MODEL, "--cot", "task", "--problems", "4", "--quiet", "--save", "no/such/x.safetensors")
+    assert done.status == 0, done.err
+    assert isinstance(lb.load(tmp_path / "no" / "such" / "x.safetensors"), lb.analyses.Ledger)
+
+
+def test_notes_steer_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    show(None, pd.DataFrame({"name": ["a"]}), None, {"\x1b[31mnote": "\u202evalue"})
+    assert "- \\x1b[31mnote: \\u202evalue" in capsys.readouterr().out

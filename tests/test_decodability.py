@@ -87,6 +87,24 @@ def test_what_a_trained_model_computes_its_random_twin_does_not(organism: Callab
     assert few.taught[0, -1] < few.taught[1, -1] < few.taught[2, -1]
 
 
+def test_runs_that_are_there_give_the_same(organism: Callable[[str], Any]) -> None:
+    model = organism("both")
+    problems = model.task.problems(60)
+    options: dict[str, Any] = {"shuffles": 1, "twin": False, "variables": ["v_3"]}
+    given: dict[str, Any] = {
+        "cot": lb.hooks.generate(model, problems[::-1]),
+        "direct": lb.hooks.generate(model, problems[::-1], "answer-only"),
+    }
+    written = lb.analyses.decodability(model, problems, **options)
+    found = lb.analyses.decodability(model, problems, **options, **given)
+    assert found.places == written.places
+    for name, array in written.arrays().items():
+        np.testing.assert_array_equal(found.arrays()[name], array, err_msg=name)
+    assert found.manifest.identity["cot"] == "given"
+    with pytest.raises(InputError, match="expected answer-only runs, got cot runs"):
+        lb.analyses.decodability(model, problems, direct=given["cot"])
+
+
 def test_sites_are_an_axis_and_another_probe_may_be_asked(organism: Callable[[str], Any]) -> None:
     model = organism("direct")
     options: dict[str, Any] = {"shuffles": 0, "twin": False, "text": False, "variables": ["v_3"]}

@@ -128,6 +128,32 @@ def test_problems_that_cannot_be_written_are_counted(slipping: Callable[..., Any
         lb.analyses.errors(slipping(1), ModularSum("modular-sum:modulus=12").problems(3))
 
 
+def test_runs_that_are_there_give_the_same_and_are_not_written_again(organism: Callable[[str], Any]) -> None:
+    model = organism("both")
+    problems = model.task.problems(20)
+    written = lb.analyses.errors(model, problems)
+    more = model.task.problems(24)
+    given: dict[str, Any] = {
+        "cot": lb.hooks.generate(model, more[::-1]),
+        "direct": lb.hooks.generate(model, more[::-1], "answer-only"),
+    }
+    found = lb.analyses.errors(model, problems, **given)
+    for name, array in written.arrays().items():
+        np.testing.assert_array_equal(found.arrays()[name], array, err_msg=name)
+    assert (written.manifest.identity["cot"], found.manifest.identity["cot"]) == ("model", "given")
+    runs = lb.hooks.generate(model, problems, samples=3, temperature=2.0)
+    first = lb.hooks.generate(model, problems, samples=1, temperature=2.0)
+    np.testing.assert_array_equal(  # of several samples the first
+        lb.analyses.errors(model, problems, cot=runs).correct, lb.analyses.errors(model, problems, cot=first).correct
+    )
+    with pytest.raises(InputError, match=r"of one set of problems, and 3 were asked for \(in distribution, longer"):
+        lb.analyses.errors(model, model.task, n=20, cot=given["cot"])
+    with pytest.raises(InputError, match="expected cot runs, got answer-only runs: pass CoT runs as cot"):
+        lb.analyses.errors(model, problems, cot=given["direct"])
+    with pytest.raises(InputError, match="the given runs lack 4 problems"):
+        lb.analyses.errors(model, more, cot=runs)
+
+
 def test_a_task_brings_its_harder_ones(organism: Callable[[str], Any]) -> None:
     model = organism("both")
     found = lb.analyses.errors(model, model.task, n=30)

@@ -4,19 +4,22 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from inspect import signature
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+import loadbearing as lb
 from loadbearing.core import InputError
 from loadbearing.hooks import Format, Runs, generate, load, record, replay
 from loadbearing.hooks.format import decode, token_ends
-from loadbearing.hooks.memory import batches, cache_bytes, pass_bytes, written_bytes
+from loadbearing.hooks.memory import MEMORY, batches, cache_bytes, pass_bytes, written_bytes
 from loadbearing.hooks.splice import Job, run_jobs
 from loadbearing.hooks.transcripts import thinking
 
@@ -120,7 +123,45 @@ class TestMemory:
         for key in jobs:
             assert torch.allclose(whole[key], alone[key], atol=1e-4)
 
-    @pytest.mark.parametrize("step", ["generate", "sample", "replay", "record"])
+    @pytest.mark.parametrize("analysis", ["channels", "ablation", "mean", "ledger", "commitment"])
+    def test_every_pass_keeps_to_it_and_no_result_hangs_on_it(
+        self, organism: Callable[[str], Any], analysis: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        model = organism("sft")
+        pairs, problems = model.task.pairs(6), model.task.problems(12)
+        probed: dict[str, Any] = {"lines": ["forced", "probe"], "folds": 3, "shuffles": 1, "twin": False}
+        calls: dict[str, Callable[[float], Any]] = {
+            "channels": lambda memory: lb.analyses.channels(model, pairs, memory=memory),
+            "ablation": lambda memory: lb.analyses.ablation(model, problems, memory=memory),
+            "mean": lambda memory: lb.analyses.ablation(model, problems, baseline="mean", memory=memory),
+            "ledger": lambda memory: lb.analyses.ledger(model, problems, memory=memory),
+            "commitment": lambda memory: lb.analyses.commitment(model, problems, memory=memory, **probed),
+        }
+        whole = calls[analysis](2.0).arrays()
+        rows: list[int] = []
+        forward = model.module.forward
+
+        def counting(*given: Any, **options: Any) -> Any:
+            rows.append(len(options["input_ids"]))
+            return forward(*given, **options)
+
+        monkeypatch.setattr(model.module, "forward", counting)
+        alone = calls[analysis](TINY).arrays()
+        # Padding cannot be tried on one row.
+        assert max(rows) == (2 if analysis == "channels" else 1) and rows.count(2) <= 4
+        for array, values in whole.items():
+            np.testing.assert_allclose(alone[array], values, atol=1e-4, err_msg=array)
+
+    def test_one_default_for_all(self) -> None:
+        from loadbearing.cli import app
+
+        takers: list[Callable[..., Any]] = [generate, replay, record, run_jobs, lb.analyses.channels]
+        takers += [lb.analyses.ablation, lb.analyses.ledger, lb.analyses.commitment]
+        takers += [app.channels, app.ablation, app.ledger, app.study]
+        for taker in takers:
+            assert signature(taker).parameters["memory"].default == MEMORY, taker
+
+    @pytest.mark.parametrize("step", ["generate", "sample", "replay", "record", "channels", "ablation", "ledger"])
     def test_a_process_stays_within_it(self, root: Path, step: str) -> None:
         """Chains of 700 tokens, 24 of them, which together would take several times as much."""
         allowed, tokens = 0.06, 700

@@ -6,23 +6,20 @@ import re
 import struct
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import loadbearing as lb
-from loadbearing import analyses, figures, tasks
+from loadbearing import analyses, tasks
 from loadbearing.analyses.claims import load_claims
 from loadbearing.cli.app import app
 from loadbearing.cli.options import print_table
 from loadbearing.core import InputError, LoadbearingError, printable
-from loadbearing.figures.canvas import canvas
 from loadbearing.hooks import Store, resolve
 from loadbearing.hooks.card import Card
 
@@ -429,46 +426,3 @@ def test_printable_text_is_seen_and_stays_what_it_is(text: str) -> None:
     shown = printable(text)
     assert printable(shown) == shown and all(c == "\n" or c.isprintable() or c.isspace() for c in shown)
     assert len(printable(text, 10).encode("ascii", "backslashreplace")) <= 100
-
-
-@pytest.fixture(scope="module")
-def drawn(organism: Any) -> dict[str, tuple[Callable[..., Any], Any, str]]:
-    """Figure functions with a result, and the axis whose labels they show."""
-    model = organism("copy-direct")
-    problems, pairs = model.task.problems(12), model.task.pairs(4)
-    told: dict[str, Any] = {"target": "answer", "cot": "task"}
-    channels = analyses.channels(model, pairs, **told)
-    return {
-        "channels": (figures.channels, channels, ""),
-        "cells": (figures.cells, channels, ""),
-        "ledger": (figures.ledger, analyses.ledger(model, problems, cot="task"), "source"),
-        "patch": (figures.patch, analyses.patch(model, pairs, mode="cot", **told), "position"),
-        "attribution": (figures.attribution, analyses.attribution(model, pairs, mode="cot", **told), "component"),
-    }
-
-
-@pytest.mark.parametrize("number", range(len(HOSTILE)))
-@pytest.mark.filterwarnings("ignore:constrained_layout not applied", "ignore:.*Glyph .* missing from font")
-def test_names_are_drawn_as_they_are_written(number: int, drawn: Any, tmp_path: Path) -> None:
-    word, own_axes = HOSTILE[number], number % 2 == 1  # every other one in axes of the caller's
-    for name, (draw, result, axis) in drawn.items():
-        labels = tuple(f"{word}{n or ''}" for n, _ in enumerate(result.coords.get(axis, ())))
-        coords = {**result.coords, axis: labels} if axis else result.coords
-        made = draw({word: replace(result, coords=coords)}, ax=plt.subplots()[1] if own_axes else None)
-        for path in figures.save(made, tmp_path / name, ("pdf", "png", "svg") if name == "ledger" else ("svg",)):
-            assert path.stat().st_size
-        assert "<script" not in (tmp_path / f"{name}.svg").read_text()
-        plt.close("all")
-
-
-def test_a_dollar_is_a_dollar() -> None:
-    for own in (None, plt.subplots()[1]):
-        if own is not None:
-            own.set_title("$x^2$")  # the caller's own formula stays one
-        with canvas(own, 3.0, 2.0) as ax:
-            ax.set_xticks([0, 1], ["$x$", "a$"])
-            ax.set_xlabel("$y$")
-        texts = [*ax.get_xticklabels(), ax.xaxis.label]
-        assert [t.get_text() for t in texts] == ["$x$", "a$", "$y$"]
-        assert not any(t.get_parse_math() for t in texts)
-        assert ax.title.get_parse_math() is (own is not None)

@@ -9,7 +9,7 @@ import torch
 import loadbearing as lb
 from loadbearing.hooks import splice
 from loadbearing.hooks.cache import Caches, forward_over
-from loadbearing.hooks.splice import Job, pads_exactly, run_jobs
+from loadbearing.hooks.splice import Job, decode_greedily, pads_exactly, plain_logits, run_jobs
 from loadbearing.organisms.specs import FORMAT
 
 KINDS = (
@@ -97,6 +97,32 @@ def test_a_model_that_ignores_masks_is_run_in_batches_of_equal_length(
     alone = [run(model, [row])[0] for row in texts(4)]
     for i, one in enumerate(alone):
         torch.testing.assert_close(found[i], one, atol=1e-5 * max(1.0, float(one.abs().max())), rtol=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_decoded_token_is_run_once_and_is_what_a_plain_pass_says(
+    kind: str, random_module: Callable[..., Any], word_tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = random_module(kind, word_tokenizer)
+    model = lb.hooks.load(module, tokenizer=word_tokenizer, format=FORMAT)
+    monkeypatch.setattr(splice, "FILLED", 0.1)
+    prefixes, steps = [prompt + text for prompt, text in texts(6)], 6
+    assert pads_exactly(model)
+    run: list[tuple[int, ...]] = []
+    original = forward_over
+
+    def watched(model: Any, ids: Any, *arguments: Any, **options: Any) -> Any:
+        run.append(tuple(ids.shape))
+        return original(model, ids, *arguments, **options)
+
+    monkeypatch.setattr(splice, "forward_over", watched)
+    written = decode_greedily(model, prefixes, [steps] * 6)
+    assert run == [(6, max(map(len, prefixes)))] + [(6, 1)] * (steps - 1)
+    for prefix, tokens in zip(prefixes, written, strict=True):
+        for n, token in enumerate(tokens):
+            logits = plain_logits(model, prefix + tokens[:n])[-1]
+            # A random model often has two tokens that are as likely as one another.
+            assert logits[token] >= logits.max() - 1e-5 * max(1.0, float(logits.abs().max()))
 
 
 def test_equal_lengths_need_no_mask_and_groups_waste_little(tiny: Callable[[str], Any]) -> None:

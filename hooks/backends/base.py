@@ -78,7 +78,8 @@ class Backend(ABC):
     ) -> dict[Site, Float[Tensor, "rows d_model"]]:
         """The activations of one teacher-forced pass at `rows` (batch index, position), one tensor a site.
 
-        ids: right-padded; mask: true where a token stands.
+        ids: right-padded; mask: true where a token stands. What is read is given on the device of `rows`, that of
+        `ids`.
         """
 
     @abstractmethod
@@ -197,9 +198,10 @@ class Changes:
         states = hidden.clone().flatten(2)
         for action, number in actions:
             edit = self.edits[number]
+            index = tuple(part.to(states.device) for part in edit.index)
             if action == "keep":
-                self._kept[number] = states[edit.index]
+                self._kept[number] = states[index]
             else:
                 less = self._kept[number] if action == "less" else 0
-                states[edit.index] = (edit.flat.to(states) - less).to(states.dtype)
+                states[index] = (edit.flat.to(states) - less).to(states.dtype)
         return states.view(hidden.shape)

@@ -83,7 +83,8 @@ class NnsightBackend(Backend):
         wanted = sorted(places, key=lambda place: (place[0], order.index(place[1])))
         steps = [(envoy, PLACES[name]) for envoy, (_, name) in zip(self._envoys(wanted), wanted, strict=True)]
         inputs, _ = inputs_of(self.module(), ids, mask, rows)
-        wrapped, how, batch, position = self.wrapped, self.how, rows[:, 0], rows[:, 1]
+        wrapped, how = self.wrapped, self.how
+        batch, position = rows.cpu().unbind(1)  # from there they fit states on any device
         import nnsight
 
         with wrapped.trace(**inputs, **how) as tracer:
@@ -93,7 +94,7 @@ class NnsightBackend(Backend):
                 hidden = given[0] if isinstance(given, tuple) else given
                 found.append(hidden[batch, position].detach())
             tracer.stop()
-        return {place: value.to(ids.device) for place, value in zip(wanted, found, strict=True)}
+        return {place: value.to(rows.device) for place, value in zip(wanted, found, strict=True)}
 
     @torch.no_grad()
     def write(
@@ -104,7 +105,8 @@ class NnsightBackend(Backend):
         rows: Int[Tensor, "rows 2"],
     ) -> Float[Tensor, "rows vocab"]:
         made = plan(self.module(), self.map, ids, edits)
-        each = [[(action, n, edits[n].index, edits[n].flat) for action, n in actions] for actions in made.values()]
+        index_of = [tuple(part.cpu() for part in edit.index) for edit in edits]  # they fit states on any device
+        each = [[(action, n, index_of[n], edits[n].flat) for action, n in actions] for actions in made.values()]
         steps = list(zip(self._envoys(made), [PLACES[place] for _, place in made], each, strict=True))
         inputs, first = inputs_of(self.module(), ids, mask, rows)
         wrapped, how, batch, position = self.wrapped, self.how, rows[:, 0], rows[:, 1] - first

@@ -67,7 +67,7 @@ class TorchBackend(Backend):
 
         def keep(name: str, value: Any) -> None:
             hidden = value[0] if isinstance(value, tuple) else value
-            kept[name, layer] = hidden[rows[:, 0], rows[:, 1]]  # indexing copies: only what was asked for stays
+            kept[name, layer] = _at(hidden, rows)
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             keep("resid_pre", args[0] if args else kwargs["hidden_states"])
@@ -98,7 +98,7 @@ class TorchBackend(Backend):
         kept: dict[int, Tensor] = {}
 
         def keep(layer: int) -> Any:
-            return lambda _, args: kept.__setitem__(layer, args[0][rows[:, 0], rows[:, 1]])
+            return lambda _, args: kept.__setitem__(layer, _at(args[0], rows))
 
         with ExitStack() as stack:
             for layer in layers:
@@ -146,6 +146,12 @@ class TorchBackend(Backend):
             inputs, first = inputs_of(self._module, ids, mask, rows)
             logits: Tensor = self._module(**inputs).logits
         return logits[rows[:, 0], rows[:, 1] - first].float()
+
+
+def _at(hidden: Float[Tensor, "batch pos d"], rows: Int[Tensor, "rows 2"]) -> Float[Tensor, "rows d"]:
+    """The states at some places, where those are; indexing copies, so that only what was asked for stays."""
+    batch, position = rows.to(hidden.device).unbind(1)
+    return hidden[batch, position].to(rows.device)
 
 
 def _stop_after(block: nn.Module) -> ExitStack:

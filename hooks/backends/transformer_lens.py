@@ -32,6 +32,9 @@ class TransformerLensBackend(Backend):
         """A bridge around a module that may be changed: bridging replaces its submodules in place."""
         from transformer_lens.model_bridge import TransformerBridge
 
+        from ..support import check_one_device
+
+        check_one_device(module, "backend='transformer_lens'")
         device = str(next(module.parameters()).device)
         label = type(module).__name__
         config: Any = module.config
