@@ -5,7 +5,7 @@ OUT ?= study
 BIN := $(VENV)/bin
 ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: study test probes slow benchmark lint types check
+.PHONY: study test probes slow benchmark lint types docs check
 
 study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
@@ -44,7 +44,11 @@ lint: $(VENV)/installed-dev
 types: $(VENV)/installed-dev
 	$(BIN)/mypy
 
-check: lint types test
+# The site, in docs/_build/html: no network; a warning is an error.
+docs: $(VENV)/installed-dev
+	$(ENV) $(BIN)/sphinx-build --fail-on-warning --keep-going --quiet --jobs auto docs docs/_build/html
+
+check: lint types docs test
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

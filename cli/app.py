@@ -7,20 +7,24 @@ from typing import Annotated, Any
 import typer
 
 from ..core import InputError
-from . import makers, reading, record, where, workers
+from . import makers, reading, record, report, where, workers
 from .options import (
     CotOption,
     KeepOption,
     MemoryOption,
     ModelOption,
+    OrganismsOption,
     QuietOption,
     SamplesOption,
     SaveOption,
+    StudyCotOption,
+    StudyPairsOption,
     TargetOption,
     TaskOption,
     TemperatureOption,
     VaryOption,
     load_both,
+    names_of,
     show,
 )
 from .sharing import (
@@ -53,21 +57,15 @@ def loadbearing() -> None:
 @app.command()
 def study(
     out: Annotated[Path, typer.Option("--out", help="a new folder for tables, results and figures")],
-    pairs: Annotated[
-        int | None, typer.Option("--pairs", min=2, help="counterfactual pairs; default: 32 a variable, 64 of --model")
-    ] = None,
-    models: Annotated[
-        str | None, typer.Option("--organisms", help="names, joined with commas; default: the debate's")
-    ] = None,
+    pairs: StudyPairsOption = None,
+    models: OrganismsOption = None,
     full: Annotated[bool, typer.Option("--full", help="every organism, and every seed in the cache")] = False,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     quiet: QuietOption = False,
     model: Annotated[str | None, typer.Option("--model", help="a model of your own: it is measured instead")] = None,
     task: TaskOption = None,
     problems: Annotated[int, typer.Option("--problems", min=1)] = 128,
-    cot: Annotated[
-        str, typer.Option("--cot", help='"model" (its own), "task" (gold) or "given" (transcripts)')
-    ] = "model",
+    cot: StudyCotOption = "model",
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", min=1, help="of a chain of thought")] = 256,
     samples: SamplesOption = 1,
     temperature: TemperatureOption = 0.0,
@@ -84,27 +82,34 @@ def study(
 ) -> None:
     """Measure a model of your own (--model), or, without it, the systems of the debate: their table, and a verdict for
     every claim."""
-    if model is not None:
-        if models is not None or full:
-            raise InputError("--organisms and --full are of the study of the debate: leave them out, or --model")
-        from .own import ask, run_own_study
-
-        loading = {"dtype": dtype, "device_map": device_map, "attention": attention, "format": form}
-        asks = None if yes or quiet or not sys.stdin.isatty() else ask
-        run_own_study(
-            out, model, task, loading={**loading, "remote_code": remote_code}, resume=resume, only_estimate=estimate,
-            agree=asks, progress=not quiet, problems=problems, pairs=pairs or 64, cot=cot, seed=seed,
-            max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, memory=memory,
-            only=tuple(only.split(",")) if only else None,
-        )  # fmt: skip
+    names, steps = names_of("--organisms", models), names_of("--only", only)
+    if model is None:
+        if task is not None or resume or estimate or steps:
+            raise InputError("--task, --only, --resume and --estimate are of a model of your own: name it with --model")
+        _study_debate(out, pairs=pairs or 32, names=names, full=full, seed=seed, progress=not quiet)
         return
-    if task is not None or resume or estimate or only:
-        raise InputError("--task, --only, --resume and --estimate are of a model of your own: name it with --model")
+    if names or full:
+        raise InputError("--organisms and --full are of the study of the debate: leave them out, or --model")
+    loading = {"dtype": dtype, "device_map": device_map, "attention": attention, "format": form}
+    _study_own(
+        out, model, task, asks=not (yes or quiet), loading={**loading, "remote_code": remote_code}, resume=resume,
+        only_estimate=estimate, progress=not quiet, problems=problems, pairs=pairs or 64, cot=cot, seed=seed,
+        max_new_tokens=max_new_tokens, samples=samples, temperature=temperature, memory=memory,
+        only=tuple(steps) if steps else None,
+    )  # fmt: skip
+
+
+def _study_debate(out: Path, **options: Any) -> None:
     workers.context()  # first, so that its imports and ours run side by side
     from .study import run_study
 
-    names = models.split(",") if models else None
-    run_study(out, pairs=pairs or 32, names=names, full=full, seed=seed, progress=not quiet)
+    run_study(out, **options)
+
+
+def _study_own(out: Path, model: str, task: str | None, *, asks: bool, **options: Any) -> None:
+    from .own import ask, run_own_study
+
+    run_own_study(out, model, task, agree=ask if asks and sys.stdin.isatty() else None, **options)
 
 
 @app.command()
@@ -118,7 +123,7 @@ def channels(
     samples: SamplesOption = 1,
     temperature: TemperatureOption = 0.0,
     keep: KeepOption = "all",
-    memory: MemoryOption = 0.5,
+    memory: MemoryOption = 2.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     runs: RunsOption = None,
     parts: PartsOption = None,
@@ -158,7 +163,7 @@ def ablation(
     samples: SamplesOption = 1,
     temperature: TemperatureOption = 0.0,
     keep: KeepOption = "all",
-    memory: MemoryOption = 0.5,
+    memory: MemoryOption = 2.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save: SaveOption = None,
     quiet: QuietOption = False,
@@ -180,6 +185,7 @@ def ledger(
     task: TaskOption = None,
     problems: Annotated[int, typer.Option("--problems", min=2)] = 64,
     cot: CotOption = "model",
+    memory: MemoryOption = 2.0,
     seed: Annotated[int, typer.Option("--seed")] = 0,
     save: SaveOption = None,
     quiet: QuietOption = False,
@@ -188,7 +194,8 @@ def ledger(
     from .. import analyses
 
     loaded, chosen = load_both(model, task)
-    result = analyses.ledger(loaded, chosen.problems(problems, seed=seed), cot=cot, seed=seed, progress=not quiet)
+    how: dict[str, Any] = {"cot": cot, "seed": seed, "memory": memory, "progress": not quiet}
+    result = analyses.ledger(loaded, chosen.problems(problems, seed=seed), **how)
     show(result, result.frame(), save, result.notes())
 
 
@@ -214,7 +221,7 @@ def behaviour(
 
     loaded, chosen = load_both(model, task)
     given = chosen.problems(problems, seed=seed)
-    how: dict[str, Any] = {"cot": cot, "tamperings": tamperings.split(",") if tamperings else None, "filler": filler}
+    how: dict[str, Any] = {"cot": cot, "tamperings": names_of("--tamperings", tamperings), "filler": filler}
     result = analyses.behaviour(loaded, given, seed=seed, progress=not quiet, **how)
     show(result, result.table(), save, result.notes())
 
@@ -240,4 +247,5 @@ def doctor(
 makers.register(organisms)
 reading.register(app)
 record.register(app)
+report.register(app)
 where.register(app)

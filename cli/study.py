@@ -17,7 +17,9 @@ from ..analyses.claims import Judged, judge, load_claims, verdicts
 from ..analyses.reading import MEASURES, Measurement
 from ..core import InputError, Result, atomic_write, check_name, new_folder
 from .measured import ROW, Asked, Measured, measure
+from .page import write_report
 from .rows import row
+from .single import FILE, keep
 from .told import told
 from .workers import context, start_worker
 
@@ -80,6 +82,7 @@ def run_study(
             job.result()
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
+        write_report(folder, name=out.name)
     print(text)
     print(f"Tables, results and figures: {out}")
     return table
@@ -203,6 +206,8 @@ def _write(
     for name, found in measured.items():
         for kind, result in found.results.items():
             result.save(folder / "results" / name / f"{kind}.safetensors")
+        if found.problems:
+            keep(folder / "results" / name / FILE, found.problems)
     jobs: list[Future[None]] = []
     for name, (function, kind) in FIGURES.items():
         have = {m: found.results[kind] for m, found in rows.items() if kind in found.results}

@@ -10,20 +10,30 @@ PAGES = (
     "README.md",
     "docs/channels.md",
     "docs/cluster.md",
+    "docs/coming-from.md",
+    "docs/concepts.md",
     "docs/cost.md",
     "docs/debate.md",
     "docs/direct.md",
+    "docs/limits.md",
+    "docs/own-figure.md",
     "docs/patching.md",
     "docs/probes.md",
     "docs/reading.md",
+    "docs/start.md",
     "docs/store.md",
     "docs/study.md",
     "docs/training.md",
     "docs/your-model.md",
     "docs/your-problems.md",
 )
-# What they run is tested in test_grokking.py and test_laws.py.
-COMMANDS_ONLY = ("docs/grokking.md", "docs/laws.md")
+# What the first three run is tested in test_grokking.py, test_laws.py and test_report.py, the others run nothing
+# (test_docs.py).
+WITHOUT_EXAMPLES = ("docs/grokking.md", "docs/laws.md", "docs/report.md", "docs/architecture.md", "docs/index.md")
+
+
+def examples_of(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 # TRL calls transformers' old names for activation checkpointing.
@@ -31,15 +41,22 @@ COMMANDS_ONLY = ("docs/grokking.md", "docs/laws.md")
 @pytest.mark.parametrize("page", PAGES)
 def test_every_python_example_runs(page: str, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    examples = re.findall(r"```python\n(.*?)```", (root / page).read_text(), flags=re.DOTALL)
+    examples = examples_of(root / page)
     assert examples
     names: dict[str, object] = {}  # later blocks of a page go on from earlier ones
-    for example in examples:
-        exec(compile(example, page, "exec"), names)
+    for number, example in enumerate(examples):
+        file = tmp_path / f"example_{number}.py"  # nnsight reads the source of the block that it runs
+        file.write_text(example)
+        exec(compile(example, str(file), "exec"), names)
+        file.unlink()
 
 
 def test_every_page_is_tested(root: Path) -> None:
-    assert {f"docs/{path.name}" for path in (root / "docs").glob("*.md")} | {"README.md"} == {*PAGES, *COMMANDS_ONLY}
+    assert {f"docs/{path.name}" for path in (root / "docs").glob("*.md")} | {"README.md"} == {*PAGES, *WITHOUT_EXAMPLES}
+
+
+def test_pages_without_examples_have_none(root: Path) -> None:
+    assert not any(examples_of(root / page) for page in WITHOUT_EXAMPLES)
 
 
 def test_every_file_that_it_shows_is_there(root: Path) -> None:
