@@ -5,13 +5,18 @@ OUT ?= study
 BIN := $(VENV)/bin
 ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: study test probes slow benchmark lint types docs check
+.PHONY: study test browser probes slow benchmark lint types docs check
 
 study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-dev browser
 	$(ENV) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+
+# Chromium, in which the tests open the report; elsewhere than on Debian and Ubuntu, install it by hand.
+browser:
+	@command -v chromium >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends chromium; } \
+	  || { echo "the tests of the report need Chromium, as the command chromium: install it, as root"; exit 1; }
 
 # The probes alone, as another project installs them: without a language-model library, without our other dependencies.
 probes:

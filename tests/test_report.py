@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import Browser, Dialog, Error, Page, expect, sync_playwright
 
@@ -393,14 +394,15 @@ def test_scripts_of_others_are_forbidden_by_the_page(own: Path, tmp_path: Path, 
 def test_verdicts_stand_in_a_table(debate: Path, tmp_path: Path, opened: Opened) -> None:
     run = Path(shutil.copytree(debate, tmp_path / "judged"))
     frame = verdicts(judge(lambda *_: "no model is here"))
-    for name, found in {"verdict": "supported", "estimate": 0.91, "low": 0.8, "high": 0.97, "reason": ""}.items():
-        frame.loc[0, name] = found
+    rows = frame.to_dict("records")
+    rows[0] |= {"verdict": "supported", "estimate": 0.91, "low": 0.8, "high": 0.97, "reason": ""}
+    frame = pd.DataFrame(rows)
     frame.to_csv(run / "claims.csv", index=False)
     page = opened(write_report(run))
-    rows = cells_of(page, "What was claimed")
-    assert len(rows) == len(frame)
-    assert "supported" in rows[0][1] and "0.91 [0.80, 0.97]" in rows[0][2]
-    assert "not settled" in rows[1][1] and "no model is here" in rows[1][1] and "not measured" in rows[1][2]
+    shown = cells_of(page, "What was claimed")
+    assert len(shown) == len(frame)
+    assert "supported" in shown[0][1] and "0.91 [0.80, 0.97]" in shown[0][2]
+    assert "not settled" in shown[1][1] and "no model is here" in shown[1][1] and "not measured" in shown[1][2]
     expect(page.locator(".tally")).to_contain_text(f"{len(frame) - 1} not settled")
 
 
