@@ -76,7 +76,7 @@ def drawing(result: Result | None) -> float:
                 return
             with canvas(None, figures.COLUMN, 2.2) as axes:
                 figures.save(axes, Path(folder) / "figure", formats=("pdf", "png"))
-            plt.close(axes.figure)
+            plt.close(axes.get_figure(root=True))
 
         make()  # the first figure of a process loads fonts
         return seconds_of(make)

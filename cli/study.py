@@ -17,7 +17,6 @@ from ..analyses.claims import Judged, judge, load_claims, verdicts
 from ..analyses.reading import MEASURES, Measurement
 from ..core import InputError, Result, atomic_write, check_name, new_folder
 from .measured import ROW, Asked, Measured, measure
-from .page import write_report
 from .rows import row
 from .single import FILE, keep
 from .told import told
@@ -82,9 +81,8 @@ def run_study(
             job.result()
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
-        write_report(folder, name=out.name)
     print(text)
-    print(f"Tables, results and figures: {out}")
+    print(f"Tables, results and figures: {out}\nA page to look at single problems: loadbearing report {out}")
     return table
 
 

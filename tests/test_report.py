@@ -100,6 +100,7 @@ def debate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two organisms: one that writes a chain of thought, and one that answers at once."""
     out = tmp_path_factory.mktemp("report") / "debate"
     run_study(out, pairs=8, names=["copy-tokens", "direct"], progress=False)
+    write_report(out)
     return out
 
 
