@@ -33,7 +33,7 @@ class Channels(Result):
 
     log_p: natural-log probability of the donor's, the recipient's and a third answer; outcome: index into `OUTCOMES` of
     the greedy answer; program: +1 where the reference program implies the donor's answer, -1 the recipient's, 0
-    another, NaN none; agrees: whether the greedy answer is the implied one (also with implied values permuted over pairs);
+    another, NaN none; agrees: whether the greedy answer is the implied one (also with values permuted over pairs);
     log_p_boundary: the cells again with the opening text counted with the CoT, NaN if that was not measured
     log_p_gold: of the donor's and the recipient's gold answer, NaN where no run wrote it
     distance: of the reader's state from natural runs, in units of their own distance from one another

@@ -8,7 +8,6 @@ from typing import Any
 
 from .. import analyses, hooks, organisms, tasks
 from ..analyses.interval import Estimate
-from ..analyses.targets import cot_runs
 from ..core import GateError, InputError, Result
 from .single import single
 
@@ -97,6 +96,13 @@ class _Subject:
         """The chains of thought that several analyses stand on, written once."""
         return hooks.generate(self.model, self.problems(ERRED), max_new_tokens=LENGTH)
 
+    @cached_property
+    def pair_runs(self) -> hooks.Runs:
+        """The chains of thought of the pairs."""
+        pairs = self.pairs(self.asked.pairs)
+        problems = list(dict.fromkeys(problem for pair in pairs for problem in (pair.recipient, pair.donor)))
+        return hooks.generate(self.model, problems, max_new_tokens=LENGTH)
+
     def own(self, **options: Any) -> dict[str, Any]:
         """Options of an analysis of these chains."""
         return {"cot": self.runs, "seed": self.asked.draw, **options}
@@ -136,18 +142,14 @@ def measure(asked: Asked) -> Measured:
 
 
 def _single(subject: _Subject, found: Measured) -> dict[str, Any]:
-    """The runs of single problems, those of the pairs written again as the channels had them."""
-    model, known = subject.model, found.card.known
-    if not model.supports("cot"):
-        return single(model.tokenizer, hooks.generate(model, subject.problems(ERRED), "answer-only"))
-    runs, pairs = [] if known else list(subject.runs), None
-    channels: Any = found.results.get("known" if known else "channels")
-    if channels is not None:
-        pairs = subject.pairs(subject.asked.pairs, vary=found.card.measure["vary"] if known else None)
-        problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
-        how: dict[str, Any] = {} if known else {"max_new_tokens": LENGTH, "seed": subject.asked.draw}
-        runs += cot_runs(model, problems, channels.manifest.identity["cot"], **how)
-    return single(model.tokenizer, runs, pairs, channels)
+    """The runs of single problems."""
+    tokenizer, channels = subject.model.tokenizer, found.results.get("channels")
+    if found.card.known:
+        return {}
+    if not subject.model.supports("cot"):
+        return single(tokenizer, hooks.generate(subject.model, subject.problems(ERRED), "answer-only"))
+    runs = [*subject.runs, *(subject.pair_runs if channels is not None else ())]
+    return single(tokenizer, runs, subject.pairs(subject.asked.pairs), channels)
 
 
 def _step(step: str, subject: _Subject, found: Measured) -> dict[str, Result]:
@@ -230,7 +232,7 @@ def _monitor(subject: _Subject) -> Result:
 STEPS: Mapping[str, Callable[[_Subject], Result]] = {
     "errors": _errors,
     "errors-begun": _begun,
-    "channels": lambda subject: _channels(subject, subject.pairs(subject.asked.pairs)),
+    "channels": lambda subject: _channels(subject, subject.pairs(subject.asked.pairs), cot=subject.pair_runs),
     "channels-hint": lambda subject: _channels(
         subject, subject.pairs(subject.asked.pairs, vary="hint"), target="answer"
     ),

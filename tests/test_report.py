@@ -99,7 +99,7 @@ def _leaves(url: str) -> bool:
 def debate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A study of two organisms: one that writes a chain of thought, and one that answers at once."""
     out = tmp_path_factory.mktemp("report") / "debate"
-    run_study(out, pairs=8, names=["copy-tokens", "direct"], progress=False)
+    run_study(out, pairs=8, names=["sft", "direct"], progress=False)
     write_report(out)
     return out
 
@@ -154,7 +154,7 @@ def test_a_study_writes_a_page_that_needs_nothing(debate: Path, opened: Opened) 
     expect(page).to_have_title("debate: loadbearing")
     expect(page.get_by_role("heading", name="Single problems")).to_be_visible()
     models = page.locator("#models table").first
-    assert models.locator("tbody th[scope=row]").all_inner_texts() == ["copy-tokens", "direct"]
+    assert models.locator("tbody th[scope=row]").all_inner_texts() == ["sft", "direct"]
     assert page.locator("table:not(:has(caption))").count() == page.locator("th:not([scope])").count() == 0
     figures = page.locator("figure img")
     assert figures.count() == len(list((debate / "figures").glob("*.png"))) > 0
