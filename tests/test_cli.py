@@ -63,7 +63,8 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
     names = ["sft", "direct", "copy-sum"]
     first = run_study(tmp_path / "one", pairs=8, names=names, progress=False)
     shown = capsys.readouterr().out
-    assert shown.rstrip().endswith(f"Tables, results and figures: {tmp_path / 'one'}")
+    assert f"Tables, results and figures: {tmp_path / 'one'}\n" in shown
+    assert shown.rstrip().endswith(f"loadbearing report {tmp_path / 'one'}")
     assert "- not made for cot: direct" in shown
     rows = first.set_index("model")
     assert rows.loc["sft", "tokens"] == "1.00 [1.00, 1.00]"
