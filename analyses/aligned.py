@@ -144,7 +144,7 @@ def _sides(
     """Every problem's run up to the target, or why it has none."""
     if not len(pairs):
         raise InputError("no pairs to measure")
-    problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
+    problems = pairs.problems
     if mode != "cot":
         if not isinstance(cot, Runs):
             runs = generate(model, problems, mode, progress=progress)

@@ -121,7 +121,7 @@ def one_pass(model: Model, pairs: Pairs, open: str | None, n: int = 256, memory:
     """The accuracy of the answer-only run with nothing, the format's text and a given one as its opening text."""
     if not model.supports("answer-only"):
         return {}
-    problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))[:n]
+    problems = pairs.problems[:n]
     opens = dict.fromkeys(["", model.format.direct_open, *([open] if open is not None else [])])
     runs = {
         text: generate(model.with_format(direct_open=text), problems, "answer-only", memory=memory) for text in opens
@@ -146,8 +146,7 @@ def _distractor(
     if not task.distractors:
         return None
     varied = task.pairs(n, seed=seed, vary=task.distractors[0])
-    problems = list(dict.fromkeys(p for pair in varied for p in (pair.recipient, pair.donor)))
-    runs = cot_runs(model, problems, cot, memory=memory)
+    runs = cot_runs(model, varied.problems, cot, memory=memory)
     by, onset = runs.by_problem(), resolve_target(target, runs)
     cuts = [
         (cut(by[p.recipient.key], onset, target, model), cut(by[p.donor.key], onset, target, model)) for p in varied

@@ -100,9 +100,8 @@ def doctor(
         pairs = model.task.pairs(GATE_PAIRS) if model.task is not None else own_questions()
     mode: Mode = "cot" if model.supports("cot") else "answer-only"
     few = _exchangeable(model, pairs, mode)
-    problems = list(dict.fromkeys(problem for pair in few for problem in (pair.recipient, pair.donor)))
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    runs = generate(model, problems, mode, max_answer_tokens=8, progress=progress, **limits)
+    runs = generate(model, few.problems, mode, max_answer_tokens=8, progress=progress, **limits)
     by = runs.by_problem()
     aims = [
         (_aim(model, by[pair.recipient.key], 2 * i), _aim(model, by[pair.donor.key], 2 * i + 1))
@@ -120,7 +119,7 @@ def doctor(
         "advice": {gate.name: gate.advice for gate in gates},
         "guards": {gate.name: gate.guards for gate in gates},
         "effect": effect,
-        "problems": [problem.key for problem in problems],
+        "problems": [problem.key for problem in few.problems],
         "device": str(model.device),
     }
     return Doctor(
@@ -147,7 +146,7 @@ def own_questions() -> Pairs:
     return Pairs(tuple(items), task)
 
 
-def _exchangeable(model: Model, pairs: Pairs, mode: Mode) -> list[Pair]:
+def _exchangeable(model: Model, pairs: Pairs, mode: Mode) -> Pairs:
     """The first pairs whose prompts have equal token counts and whose gold answers differ."""
     found: list[Pair] = []
     for pair in pairs:
@@ -162,7 +161,7 @@ def _exchangeable(model: Model, pairs: Pairs, mode: Mode) -> list[Pair]:
             "no pair to measure: expected two prompts of equal token count and with different answers; pass pairs of a "
             "task that fits the tokenizer (--task)"
         )
-    return found
+    return Pairs(tuple(found), pairs.task)
 
 
 def _aim(model: Model, run: Run, short: int) -> Aim:

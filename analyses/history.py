@@ -48,7 +48,7 @@ def snapshot(
     >>> row["status"], round(row["tokens"], 2), row["serial_share"], row["cot_accuracy"]
     ('ok', 1.0, 1.0, 1.0)
     """
-    asked = list(dict.fromkeys([*problems, *(p for pair in pairs for p in (pair.recipient, pair.donor))]))
+    asked = list(dict.fromkeys([*problems, *pairs.problems]))
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     runs = generate(model, asked, **limits)
     wanted = {problem.key for problem in problems}

@@ -76,9 +76,8 @@ def prepare(
     check_spliceable(model)
     if not len(pairs):
         raise InputError("no pairs to measure")
-    problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
     sampled: dict[str, Any] = {"samples": samples, "temperature": temperature, "seed": seed}
-    runs = cot_runs(model, problems, cot, progress, max_new_tokens, memory=memory, **sampled)
+    runs = cot_runs(model, pairs.problems, cot, progress, max_new_tokens, memory=memory, **sampled)
     onset = resolve_target(target, runs)
     by = {(run.problem.key, run.sample): run for run in reversed(list(runs))}
     numbers = sorted({sample for _, sample in by})

@@ -154,7 +154,7 @@ def _ask(
             raise InputError(f"{name}={number}: expected 1 or more, and a rank of at most {config.hidden_size}")
     if variable is None and pairs.task.intermediates and not is_named(find, "das"):
         variable = pairs.task.intermediates[-1]
-    problems = [p for pair in pairs for p in (pair.recipient, pair.donor)]
+    problems = pairs.problems
     if variable is not None and problems and variable not in problems[0].values:
         check_name("variable", variable, problems[0].values)
     if variable is None and (hasattr(find, "fit") or is_named(find, "means", "leace")):
@@ -172,7 +172,7 @@ def _told(find: Any) -> str:
 
 def _fit_runs(model: Model, pairs: Pairs, fit: int | Sequence[Problem], mode: Mode, seed: int, progress: bool) -> Runs:
     """Runs of problems that are in no pair."""
-    taken = {p.key for pair in pairs for p in (pair.recipient, pair.donor)}
+    taken = {problem.key for problem in pairs.problems}
     given = pairs.task.problems(fit, seed, "train") if isinstance(fit, int) else list(fit)
     chosen = [problem for problem in given if problem.key not in taken]
     if not chosen:

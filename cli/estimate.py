@@ -146,7 +146,7 @@ def _speed(subject: Subject, forwards: Any, written: Line) -> tuple[Line, Result
     """Seconds of a forward pass in the channels of a few pairs, and these channels; without them, in writing."""
     pairs, task = subject.drawn.pairs, subject.drawn.task
     few = Pairs(pairs.items[:MORE], task)
-    inside = list(dict.fromkeys(problem for pair in few for problem in (pair.recipient, pair.donor)))
+    inside = few.problems
     if inside and subject.model.supports("cot"):
         runs = subject.written(inside)
 

@@ -96,13 +96,6 @@ class _Subject:
         """The chains of thought that several analyses stand on, written once."""
         return hooks.generate(self.model, self.problems(ERRED), max_new_tokens=LENGTH)
 
-    @cached_property
-    def pair_runs(self) -> hooks.Runs:
-        """The chains of thought of the pairs."""
-        pairs = self.pairs(self.asked.pairs)
-        problems = list(dict.fromkeys(problem for pair in pairs for problem in (pair.recipient, pair.donor)))
-        return hooks.generate(self.model, problems, max_new_tokens=LENGTH)
-
     def own(self, **options: Any) -> dict[str, Any]:
         """Options of an analysis of these chains."""
         return {"cot": self.runs, "seed": self.asked.draw, **options}
@@ -142,14 +135,16 @@ def measure(asked: Asked) -> Measured:
 
 
 def _single(subject: _Subject, found: Measured) -> dict[str, Any]:
-    """The runs of single problems."""
-    tokenizer, channels = subject.model.tokenizer, found.results.get("channels")
+    """The runs of single problems, those of the pairs written again as the channels had them."""
+    model, channels = subject.model, found.results.get("channels")
     if found.card.known:
         return {}
-    if not subject.model.supports("cot"):
-        return single(tokenizer, hooks.generate(subject.model, subject.problems(ERRED), "answer-only"))
-    runs = [*subject.runs, *(subject.pair_runs if channels is not None else ())]
-    return single(tokenizer, runs, subject.pairs(subject.asked.pairs), channels)
+    if not model.supports("cot"):
+        return single(model.tokenizer, hooks.generate(model, subject.problems(ERRED), "answer-only"))
+    runs, pairs = list(subject.runs), subject.pairs(subject.asked.pairs)
+    if channels is not None:
+        runs += hooks.generate(model, pairs.problems, max_new_tokens=LENGTH)
+    return single(model.tokenizer, runs, pairs, channels)
 
 
 def _step(step: str, subject: _Subject, found: Measured) -> dict[str, Result]:
@@ -232,7 +227,7 @@ def _monitor(subject: _Subject) -> Result:
 STEPS: Mapping[str, Callable[[_Subject], Result]] = {
     "errors": _errors,
     "errors-begun": _begun,
-    "channels": lambda subject: _channels(subject, subject.pairs(subject.asked.pairs), cot=subject.pair_runs),
+    "channels": lambda subject: _channels(subject, subject.pairs(subject.asked.pairs)),
     "channels-hint": lambda subject: _channels(
         subject, subject.pairs(subject.asked.pairs, vary="hint"), target="answer"
     ),

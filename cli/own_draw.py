@@ -63,8 +63,7 @@ class Drawn:
     @property
     def all(self) -> list[Problem]:
         """Every problem that is run: those asked, then the others of the pairs."""
-        paired = (p for pair in self.pairs for p in (pair.recipient, pair.donor))
-        return list(dict.fromkeys([*self.problems, *paired]))
+        return list(dict.fromkeys([*self.problems, *self.pairs.problems]))
 
     @property
     def made(self) -> int:

@@ -9,7 +9,7 @@ from .. import hooks
 from ..tasks import Questions
 from .measured import Measured
 from .own_steps import Subject
-from .told import LEGEND, blocks, checks, withheld
+from .told import LEGEND, checks, printed, withheld
 
 Counts = dict[str, dict[str, int]]
 ABLATED = "wires set to nothing (ablation, neutral baseline)"
@@ -56,7 +56,7 @@ def _ended(runs: hooks.Runs) -> dict[str, int]:
 def told(table: pd.DataFrame, label: str, found: Measured, counts: Counts, notes: list[str]) -> str:
     """All that is printed."""
     lines = ["what was used:", *(f"- {name}: {_counted(each)}" for name, each in counts.items()), ""]
-    lines += blocks(table)
+    lines += printed(table)
     if "ablation" in found.results:
         ablation: Any = found.results["ablation"]
         why = "the channels could not be measured" if counts["pairs"]["usable"] else "no counterfactual partners"

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from ..core import InputError, atomic_write, load_result
-from .rows import BLOCKS
+from .rows import BLOCKS, blocks
 from .single import FILE
 from .told import LEGEND
 
@@ -47,7 +47,7 @@ def read_study(run: Path, name: str) -> Any:
         name=name,
         facts=facts,
         claims=_claims(run / "claims.csv"),
-        blocks={title: _block(table, columns) for title, columns in BLOCKS.items()},
+        blocks=blocks(table),
         legend=" ".join(LEGEND),
         wires={label: kinds[kind].table() for label, kinds in found.items() for kind in TABLES if kind in kinds},
         used=said.get("used", {}),
@@ -107,12 +107,6 @@ def _claims(path: Path) -> list[dict[str, Any]]:
     except (ValueError, KeyError) as error:
         raise InputError(f"{path} holds no verdicts of a study: {error}") from error
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
-
-
-def _block(table: pd.DataFrame, columns: tuple[str, ...]) -> pd.DataFrame:
-    """A block of the table, without models that have no figure in it."""
-    shown = table[["model", *columns]]
-    return shown[(shown[list(columns)] != "-").any(axis=1)]
 
 
 def _results(folder: Path) -> dict[str, Any]:

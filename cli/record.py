@@ -86,6 +86,4 @@ def _problems(
     if pairs is None:
         found: Sequence[Any] = chosen.problems(problems, seed=seed)
         return found
-    return list(
-        dict.fromkeys(p for pair in chosen.pairs(pairs, seed=seed, vary=vary) for p in (pair.recipient, pair.donor))
-    )
+    return chosen.pairs(pairs, seed=seed, vary=vary).problems

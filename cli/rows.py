@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from math import isnan, nan
 from typing import Any
 
+import pandas as pd
+
 from ..analyses.errors_table import HOME
 from ..analyses.interval import interval_text
 from .measured import Measured
@@ -38,6 +40,16 @@ BLOCKS = {
         "answer is the text's",
     ),
 }
+
+
+def blocks(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """The table in blocks, by title; models without a figure in a block are left out of it."""
+    found = {}
+    for title, columns in BLOCKS.items():
+        shown = (table[list(columns)] != "-").any(axis=1)
+        if shown.any():
+            found[title] = table.loc[shown, ["model", *columns]]
+    return found
 
 
 def row(label: str, found: Measured) -> dict[str, str]:

@@ -16,9 +16,12 @@ WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="processes,
 GpusOption = Annotated[
     float | None, typer.Option("--gpus", min=0.0, help="of each actor of Ray; default: 1 if the cluster has any")
 ]
-DtypeOption = Annotated[str | None, typer.Option("--dtype", help="of the weights; default: as stored")]
+DtypeOption = Annotated[
+    str | None, typer.Option("--dtype", help='of the weights, such as "bfloat16"; default: as stored')
+]
 DeviceOption = Annotated[
-    str | None, typer.Option("--device-map", help='such as "cuda:0"; default: as transformers does, on the CPU')
+    str | None,
+    typer.Option("--device-map", help='such as "cuda:0" or "auto"; default: as transformers does, on the CPU'),
 ]
 RunsOption = Annotated[
     Path | None, typer.Option("--runs", help="take the CoTs from this store, which `record --pairs` filled")

@@ -10,7 +10,7 @@ from .. import analyses, hooks
 from ..analyses.claims import Judged
 from ..analyses.interval import interval_text
 from .measured import Measured
-from .rows import BLOCKS
+from .rows import blocks
 
 TABLES = ("channels", "known", "copies")
 LEGEND = (
@@ -22,14 +22,11 @@ LEGEND = (
 )
 
 
-def blocks(table: pd.DataFrame) -> list[str]:
-    """The table as it is printed, in blocks; models without a figure in a block are left out of it."""
+def printed(table: pd.DataFrame) -> list[str]:
+    """The table as it is printed, in blocks."""
     lines = []
-    for title, columns in BLOCKS.items():
-        shown = table[["model", *columns]]
-        kept = shown[(shown[list(columns)] != "-").any(axis=1)]
-        if len(kept):
-            lines += [f"{title}:", kept.to_string(index=False), ""]
+    for title, block in blocks(table).items():
+        lines += [f"{title}:", block.to_string(index=False), ""]
     return lines
 
 
@@ -60,7 +57,7 @@ def checks(measured: Mapping[str, Measured]) -> list[str]:
 def told(table: pd.DataFrame, measured: Mapping[str, Measured], judged: Sequence[Judged]) -> str:
     """The tables as they are printed, the verdicts, how to read them, and why figures are missing."""
     lines = [
-        *blocks(table),
+        *printed(table),
         *LEGEND,
         *[f"- {text}" for text in checks(measured)],
         *[f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in _notes(measured).items()],

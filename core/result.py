@@ -131,7 +131,9 @@ class Result:
         if isinstance(shown, pd.DataFrame):
             rows = shown.head(SHOWN).map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
             rows = rows.rename(columns=lambda name: printable(str(name)))
-            table = rows.to_html(index=False, border=0, na_rep="-") + f"<p>{_more(shown)}</p>"
+            table = rows.to_html(index=False, border=0, na_rep="-") + (
+                f"<p>{more}</p>" if (more := _more(shown)) else ""
+            )
         else:
             table = f"<pre>{escape(printable(shown))}</pre>"
         return f"<p>{escape(printable(self._head()))}</p>\n{table}"

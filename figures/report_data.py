@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from ..analyses import Beyond, Channels, Commitment, Decodability, Ledger
@@ -150,13 +151,10 @@ def _forced(commitment: Commitment, at: Mapping[str, int]) -> dict[str, Any] | N
 def _by_problem(values: NDArray[Any], keys: Sequence[str], at: Mapping[str, int]) -> dict[str, Any]:
     """Hundredths of values `[problem, ...]`: the first of every problem that is shown, and the mean over all."""
     flat = values.reshape(len(values), -1)
-    known = ~np.isnan(flat)
-    with np.errstate(invalid="ignore"):
-        means = np.where(known, flat, 0).sum(0) / np.where(known.any(0), known.sum(0), np.nan)
     return {
         "problems": len(set(keys)),
         "by": {at[key]: _hundredths(row) for key, row in reversed(list(zip(keys, flat, strict=True))) if key in at},
-        "mean": _hundredths(means),
+        "mean": _hundredths(pd.DataFrame(flat).mean().to_numpy()),
     }
 
 

@@ -16,6 +16,7 @@ _PLAIN = ("full_attention", "sliding_attention", "chunked_attention")
 _INDEXED = ("indexed_attention", "compressed_sparse_attention", "heavily_compressed_attention", "minimax_m3_sparse")
 # What recurrent models of transformers call the state that they take and give back.
 _STATES = ("cache_params", "state")
+# What the forward pass of anyone's model may raise when it is given a cache that it does not take.
 FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, KeyError, IndexError, NotImplementedError)
 _PROBE = 5
 _KNOWN: "WeakKeyDictionary[nn.Module, str]" = WeakKeyDictionary()

@@ -34,6 +34,7 @@ class Worker:
         self.do: Callable[[int], object] | None = None
 
     def run(self, number: int | None) -> None:
+        """Do a shard, or open the job (None)."""
         if number is None:
             self.do = self.job.open()
         else:
@@ -50,6 +51,7 @@ class Here:
         self.worker = Worker(job)
 
     def start(self, number: int | None) -> "Future[Any]":
+        """Begin a shard; what goes wrong is in the future."""
         future: Future[Any] = Future()
         try:
             self.worker.run(number)
@@ -59,7 +61,7 @@ class Here:
         return future
 
     def close(self) -> None:
-        pass
+        """Nothing to end."""
 
 
 class InProcess:
@@ -71,9 +73,11 @@ class InProcess:
         self.pool = ProcessPoolExecutor(1, get_context("spawn"), _begin, (job,))
 
     def start(self, number: int | None) -> "Future[Any]":
+        """Begin a shard there."""
         return self.pool.submit(_run, number)
 
     def close(self) -> None:
+        """End the process, shards that wait with it."""
         self.pool.shutdown(cancel_futures=True)
 
 
@@ -87,10 +91,12 @@ class Actor:
         self.actor = ray.remote(Worker).options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote(job)
 
     def start(self, number: int | None) -> "Future[Any]":
+        """Begin a shard there."""
         future: Future[Any] = self.actor.run.remote(number).future()
         return future
 
     def close(self) -> None:
+        """End the actor at once."""
         _ray().kill(self.actor)
 
 

@@ -1,5 +1,6 @@
 """What every probe shares: two kinds of arrays, labels and weights, and how linear scores become probabilities."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -122,8 +123,8 @@ def like(values: Tensor, X: Any) -> Any:
     return values if isinstance(X, Tensor) else values.numpy()
 
 
-class ProbeClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier over tensors: a subclass gives `_fit(X, index, weights, groups)` and `_log_proba(X)`.
+class ProbeClassifier(ClassifierMixin, BaseEstimator, ABC):
+    """A classifier over tensors: a subclass gives `_fit(X, index, weights, groups)` and `_scores(X)`.
 
     Fitted arrays are numpy where the features were, and tensors on the features' device where those were tensors;
     predictions are of the kind of the features that they are asked for. Predicted labels are of the kind of the labels,
@@ -162,13 +163,13 @@ class ProbeClassifier(ClassifierMixin, BaseEstimator):
             setattr(self, name, like(value, X) if isinstance(value, Tensor) else value)
         return self
 
+    @abstractmethod
     def _fit(self, X: Tensor, index: Tensor, weights: Tensor, groups: Tensor | None) -> dict[str, Any]:
         """The fitted attributes by name; tensors become arrays of the caller's kind."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _scores(self, X: Tensor) -> Tensor:
         """Scores `[n, class]` whose softmax is the probability."""
-        raise NotImplementedError
 
     def _log_proba(self, X: Tensor) -> Tensor:
         return torch.log_softmax(self._scores(X), dim=-1)

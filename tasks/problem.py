@@ -99,6 +99,11 @@ class Pairs(Sequence[Pair]):
         """The variables that the pairs vary, in order of first appearance."""
         return tuple(dict.fromkeys(pair.variable for pair in self.items))
 
+    @property
+    def problems(self) -> list[Problem]:
+        """The recipients and donors, each problem once, in order of first appearance."""
+        return list(dict.fromkeys(problem for pair in self.items for problem in (pair.recipient, pair.donor)))
+
 
 class Task(ABC):
     """Problems of one kind, and the reference program that says what any prompt and any edited steps imply.

@@ -91,8 +91,7 @@ def made(organism: Any) -> Callable[[str], tuple[Any, Any, Any]]:
         if name not in known:
             model = organism("both" if name == "long answers" else name)
             pairs = model.task.pairs(18)
-            problems = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
-            runs = generate(model, problems)
+            runs = generate(model, pairs.problems)
             known[name] = model, pairs, _with_long(runs) if name == "long answers" else runs
         return known[name]
 

@@ -244,7 +244,7 @@ class TestChannels:
 
     def test_runs_of_a_store(self, model: Any, pairs: Pairs, table: Channels, tmp_path: Path) -> None:
         """CoTs that were written before, by jobs of their own, give the table of CoTs written now."""
-        wanted = list(dict.fromkeys(p for pair in pairs for p in (pair.recipient, pair.donor)))
+        wanted = pairs.problems
         run_shards(StoreJob(tmp_path / "s", SOURCE, wanted, 5), progress=False)
         found = channels(model, pairs, cot=Store.open(tmp_path / "s").runs(model), parts=tmp_path / "p", **SMALL)
         np.testing.assert_array_equal(found.log_p, table.log_p)

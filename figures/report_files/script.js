@@ -476,7 +476,7 @@ function useModel(index) {
   state.outcomes.clear();
   const { runs, problems, samples, mode } = model();
   const chains = mode === "cot" ? "runs with a chain of thought" : "answers at once";
-  const kept = runs.length < problems ? `${count(runs.length, "problem")} of ${problems.toLocaleString("en")} are kept (the first that a million tokens hold)`
+  const kept = runs.length < problems ? `${count(runs.length, "problem")} of ${problems.toLocaleString("en")} are kept`
     : `All ${count(problems, "problem")} that were run are kept`;
   const sampled = samples > 1 ? ` Of ${samples} samples the first is shown.` : "";
   $("coverage").textContent = problems ? `${kept}: ${chains}.${sampled} Not every analysis is of every problem; what is not of one is said there.`
