@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from .. import hooks, tasks
 from ..core import GateError, InputError, atomic_write, check_name
-from .estimate import estimate
+from .estimate import Estimate, estimate
 from .measured import Measured, Unmeasured
 from .own_draw import Options, draw
 from .own_folder import Folder, identity_of
@@ -48,17 +48,11 @@ def run_own_study(
     or that another process is writing, and GateError where a gate of the doctor stops; what is missing for any other
     reason is told in the notes.
     """
-    asked = Options(**options)
-    steps = _steps(asked)
-    loaded = model if isinstance(model, hooks.Model) else hooks.load(str(model), **(loading or {}))
-    chosen = tasks.load(task) if task is not None else loaded.task
-    if chosen is None:
-        raise InputError(f"{model!r} has no task of its own: pass --task, such as jsonl:PATH or word-problems")
-    subject = Subject(loaded, draw(loaded, chosen, asked), asked)
+    subject, steps = _subject(model, task, loading, options)
     if only_estimate:
         print(estimate(subject, steps).text())
         return pd.DataFrame()
-    with Folder.open(Path(out), identity_of(loaded, subject.drawn, asked), resume) as folder:
+    with Folder.open(Path(out), identity_of(subject.model, subject.drawn, subject.options), resume) as folder:
         if not folder.finished:
             text = estimate(subject, steps).text()
             print(text)
@@ -68,6 +62,29 @@ def run_own_study(
     print((folder.path / "table.txt").read_text(), end="")
     print(f"Table, results and figures: {out}")
     return table
+
+
+def estimate_own_study(
+    model: str, task: str | None = None, *, loading: Mapping[str, Any] | None = None, **options: Any
+) -> Estimate:
+    """What `run_own_study` with the same arguments would take."""
+    return estimate(*_subject(model, task, loading, options))
+
+
+def _subject(
+    model: str | Path | hooks.Model,
+    task: str | tasks.Task | None,
+    loading: Mapping[str, Any] | None,
+    options: Mapping[str, Any],
+) -> tuple[Subject, list[str]]:
+    """The model with what it is asked, and the steps to take."""
+    asked = Options(**options)
+    steps = _steps(asked)
+    loaded = model if isinstance(model, hooks.Model) else hooks.load(str(model), **(loading or {}))
+    chosen = tasks.load(task) if task is not None else loaded.task
+    if chosen is None:
+        raise InputError(f"{model!r} has no task of its own: pass --task, such as jsonl:PATH or word-problems")
+    return Subject(loaded, draw(loaded, chosen, asked), asked), steps
 
 
 def _study(subject: Subject, folder: Folder, steps: list[str], progress: bool) -> pd.DataFrame:

@@ -6,15 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
+from . import choices
+from .choices import among
 from .options import (
     CotOption,
+    JsonOption,
     ModelOption,
+    ModeOption,
     QuietOption,
     SamplesOption,
+    SeedOption,
     TaskOption,
     TemperatureOption,
     VaryOption,
     load_both,
+    print_json,
 )
 from .sharing import (
     DeviceOption,
@@ -27,28 +33,26 @@ from .sharing import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(record)
-
-
 def record(
     model: ModelOption,
     out: Annotated[Path, typer.Option("--out", help="the store: a new folder, or one to go on with")],
     task: TaskOption = None,
-    problems: Annotated[int, typer.Option("--problems", min=1)] = 256,
+    problems: Annotated[int, typer.Option("--problems", min=1, help="how many problems of the task")] = 256,
     pairs: Annotated[
         int | None, typer.Option("--pairs", min=1, help="instead: the problems of so many pairs a variable")
     ] = None,
     vary: VaryOption = None,
-    site: Annotated[list[str] | None, typer.Option("--site", help="default: resid_post; may be repeated")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option("--site", help="default: resid_post; may be repeated", autocompletion=among(choices.SITES)),
+    ] = None,
     position: Annotated[list[str] | None, typer.Option("--position", help="default: cue[-1]; may be repeated")] = None,
     layer: Annotated[list[int] | None, typer.Option("--layer", help="default: all; may be repeated")] = None,
-    mode: Annotated[str, typer.Option("--mode", help='"answer-only" or "cot"')] = "cot",
+    mode: ModeOption = "cot",
     cot: CotOption = "model",
     samples: SamplesOption = 1,
     temperature: TemperatureOption = 0.0,
-    seed: Annotated[int, typer.Option("--seed")] = 0,
+    seed: SeedOption = 0,
     shard_size: Annotated[int, typer.Option("--shard-size", min=1, help="problems a shard")] = 256,
     shard: ShardOption = "1/1",
     engine: EngineOption = "local",
@@ -57,6 +61,7 @@ def record(
     dtype: DtypeOption = None,
     device_map: DeviceOption = None,
     quiet: QuietOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Let the model write its runs, and record activations of them: a store on disk, shard by shard."""
     from .. import hooks
@@ -71,6 +76,9 @@ def record(
     hooks.run_shards(job, part=hooks.part_of(shard), **how)
     store = hooks.Store.open(out, partial=True)
     missing = store.missing()
+    if as_json:
+        print_json({"out": out, "shards": store.n_shards, "missing": list(missing), "rows": len(store)})
+        return
     typer.echo(f"{out}: {store.n_shards - len(missing)} of {store.n_shards} shards, {len(store)} rows")
     if missing:
         typer.echo(f"missing shards, for the other parts: {', '.join(map(str, missing))}")

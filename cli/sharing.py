@@ -8,16 +8,28 @@ from typing import Annotated, Any
 
 import typer
 
+from . import choices
+from .choices import among
+from .options import print_json
+
 ShardOption = Annotated[
     str, typer.Option("--shard", help="K/N: do the K-th of N parts only, K from 1; such as 3/8 in a job array")
 ]
-EngineOption = Annotated[str, typer.Option("--engine", help='"local", or "ray": on a Ray cluster')]
+EngineOption = Annotated[
+    str,
+    typer.Option("--engine", help='"local", or "ray": on a Ray cluster', autocompletion=among(choices.ENGINES)),
+]
 WorkersOption = Annotated[int, typer.Option("--workers", min=1, help="processes, or actors of Ray")]
 GpusOption = Annotated[
     float | None, typer.Option("--gpus", min=0.0, help="of each actor of Ray; default: 1 if the cluster has any")
 ]
 DtypeOption = Annotated[
-    str | None, typer.Option("--dtype", help='of the weights, such as "bfloat16"; default: as stored')
+    str | None,
+    typer.Option(
+        "--dtype",
+        help='of the weights, such as "bfloat16"; default: as stored',
+        autocompletion=among(choices.DTYPES),
+    ),
 ]
 DeviceOption = Annotated[
     str | None,
@@ -60,7 +72,7 @@ def parts_of(
 
 
 @contextmanager
-def unless_parts_are_missing(shard: str) -> Iterator[None]:
+def unless_parts_are_missing(shard: str, as_json: bool) -> Iterator[None]:
     """End with status 0 and say so where the other jobs of an array are not done yet: this one is."""
     from ..core import Interrupted
 
@@ -69,5 +81,8 @@ def unless_parts_are_missing(shard: str) -> Iterator[None]:
     except Interrupted as told:
         if shard == "1/1" or not isinstance(told.partial, Path):  # shards failed
             raise
-        typer.echo(told)
+        if as_json:
+            print_json({"table": [], "notes": {"missing": str(told)}, "saved": None})
+        else:
+            typer.echo(told)
         raise typer.Exit from told

@@ -19,7 +19,7 @@ from ..core import InputError, Result, atomic_write, check_name, new_folder
 from .measured import ROW, Asked, Measured, measure
 from .rows import row
 from .single import FILE, keep
-from .told import told
+from .told import notes, told
 from .workers import context, start_worker
 
 # The rows of the default table; claims that need others measure only what they need of them.
@@ -81,6 +81,8 @@ def run_study(
             job.result()
         atomic_write(folder / "table.txt", lambda path: path.write_text(text))
         atomic_write(folder / "table.csv", lambda path: table.to_csv(path, index=False))
+        said = json.dumps({"rows": table.to_dict("records"), "notes": notes(labels)}, indent=1) + "\n"
+        atomic_write(folder / "table.json", lambda path: path.write_text(said))
     print(text)
     print(f"Tables, results and figures: {out}\nA page to look at single problems: loadbearing report {out}")
     return table

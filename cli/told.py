@@ -60,26 +60,26 @@ def told(table: pd.DataFrame, measured: Mapping[str, Measured], judged: Sequence
         *printed(table),
         *LEGEND,
         *[f"- {text}" for text in checks(measured)],
-        *[f"- {reason}: {', '.join(dict.fromkeys(names))}" for reason, names in _notes(measured).items()],
+        *[f"- {note}" for note in notes(measured)],
     ]
     if judged:
         lines += ["", "Claims:", *[line for one in judged for line in _verdict(one)]]
     return "\n".join(lines) + "\n"
 
 
-def _notes(measured: Mapping[str, Measured]) -> dict[str, list[str]]:
+def notes(measured: Mapping[str, Measured]) -> list[str]:
     """Why figures are missing, each reason with its models."""
-    notes: dict[str, list[str]] = {}
-    for name, found in measured.items():
+    found: dict[str, list[str]] = {}
+    for name, one in measured.items():
         for mode in hooks.MODES:
-            if mode not in found.card.modes:
-                notes.setdefault(f"not made for {mode}", []).append(name)
-        for reason in found.reasons.values():
+            if mode not in one.card.modes:
+                found.setdefault(f"not made for {mode}", []).append(name)
+        for reason in one.reasons.values():
             if not reason.startswith("not made for"):
-                notes.setdefault(reason, []).append(name)
-        for reason in withheld(found):
-            notes.setdefault(reason, []).append(name)
-    return notes
+                found.setdefault(reason, []).append(name)
+        for reason in withheld(one):
+            found.setdefault(reason, []).append(name)
+    return [f"{reason}: {', '.join(dict.fromkeys(names))}" for reason, names in found.items()]
 
 
 def withheld(found: Measured) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The command line: what it prints, one-line errors with status 2, and nothing half-written when it is killed."""
 
 import functools
+import json
 import signal
 import subprocess
 import sys
@@ -59,7 +60,9 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
-def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_study_writes_tables_results_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[..., Done]
+) -> None:
     names = ["sft", "direct", "copy-sum"]
     first = run_study(tmp_path / "one", pairs=8, names=names, progress=False)
     shown = capsys.readouterr().out
@@ -84,8 +87,11 @@ def test_study_writes_tables_results_and_figures(tmp_path: Path, capsys: pytest.
         assert {f"figures/{kind}.{suffix}" for suffix in ("pdf", "png")} <= written
     assert isinstance(lb.load(tmp_path / "one" / "results" / "sft" / "ledger.safetensors"), lb.analyses.Ledger)
 
-    second = run_study(tmp_path / "two", pairs=8, names=names, progress=False)
-    pd.testing.assert_frame_equal(first, second)
+    done = command("study", "--organisms", ",".join(names), "--pairs", "8", "--out", "two", "--json", "--quiet")
+    assert done.status == 0 and done.err == ""
+    second = json.loads(done.out)
+    assert second["table"] == first.to_dict("records") and second["out"] == "two"
+    assert "not made for cot: direct" in second["notes"] and "claims" not in second
     for name in ("table.txt", "table.csv", "manifest.json", "figures/channels.png"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -208,49 +214,6 @@ def test_ablation_and_sampled_channels_from_the_command_line(tmp_path: Path, com
     bad = command("ablation", "--model", "organism:sft", "--baseline", "nil")
     assert bad.status == 2
     assert "unknown baseline 'nil'" in bad.err
-
-
-@pytest.mark.parametrize(
-    ("words", "kind"),
-    [
-        (["decodability", "--model", "organism:direct"], lb.analyses.Decodability),
-        (["beyond", "--model", "organism:sft"], lb.analyses.Beyond),
-        (["commitment", "--model", "organism:sft", "--parts", "2", "--filler", "5"], lb.analyses.Commitment),
-        (["circularity", "--model", "organism:direct"], lb.analyses.Circularity),
-    ],
-)
-def test_what_can_be_read_from_the_command_line(
-    words: list[str], kind: type[Any], command: Callable[..., Done], tmp_path: Path
-) -> None:
-    done = command(*words, "--problems", "100", "--quiet", "--save", "found.safetensors")
-    assert done.status == 0, done.err
-    assert "found.safetensors" in done.out
-    assert isinstance(lb.load(tmp_path / "found.safetensors"), kind)
-
-
-@pytest.mark.parametrize(
-    ("words", "kind", "told"),
-    [
-        (["patch", "--pairs", "2", "--mode", "cot"], lb.analyses.PatchMap, "step.2"),
-        (
-            ["patch", "--pairs", "2", "--site", "z", "--position", "open", "--mode", "cot"],
-            lb.analyses.UnitPatchMap,
-            "unit",
-        ),
-        (["knockout", "--problems", "8", "--each", "layer"], lb.analyses.KnockOutEffect, "kept"),
-        (["subspace", "--pairs", "2", "--position", "open", "--mode", "cot"], lb.analyses.Subspace, "shuffled labels"),
-        (["across", "--problems", "4"], lb.analyses.Across, "same answer"),
-        (["paths", "--pairs", "2", "--mode", "cot", "--from", "mlp"], lb.analyses.Paths, "logits"),
-        (["attribution", "--pairs", "2", "--mode", "cot"], lb.analyses.Attribution, "mlp.2"),
-    ],
-)
-def test_where_from_the_command_line(
-    words: list[str], kind: type[Any], told: str, tmp_path: Path, command: Callable[..., Done]
-) -> None:
-    done = command(*words, "--model", "organism:sft", "--quiet", "--save", "found.safetensors")
-    assert done.status == 0, done.err
-    assert told in done.out
-    assert isinstance(lb.load(tmp_path / "found.safetensors"), kind)
 
 
 MODEL = ["--model", "organism:copy-direct"]

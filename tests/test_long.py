@@ -153,11 +153,11 @@ class TestMemory:
             np.testing.assert_allclose(alone[array], values, atol=1e-4, err_msg=array)
 
     def test_one_default_for_all(self) -> None:
-        from loadbearing.cli import app
+        from loadbearing.cli import carrying, studying
 
         takers: list[Callable[..., Any]] = [generate, replay, record, run_jobs, lb.analyses.channels]
         takers += [lb.analyses.ablation, lb.analyses.ledger, lb.analyses.commitment]
-        takers += [app.channels, app.ablation, app.ledger, app.study]
+        takers += [carrying.channels, carrying.ablation, carrying.ledger, studying.study]
         for taker in takers:
             assert signature(taker).parameters["memory"].default == MEMORY, taker
 
