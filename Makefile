@@ -5,13 +5,20 @@ OUT ?= study
 BIN := $(VENV)/bin
 ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: study test browser probes slow benchmark lint types docs check
+.PHONY: study test coverage browser probes slow benchmark lint types docs check
 
 study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
 
 test: $(VENV)/installed-dev browser
 	$(ENV) $(BIN)/python -m pytest -m "not slow" -n auto --dist loadfile
+
+# The share of lines and branches that the tests run, file by file, in workers and in processes that tests start.
+coverage: $(VENV)/installed-dev browser
+	$(BIN)/coverage erase
+	$(ENV) $(BIN)/coverage run -m pytest -m "not slow" -n auto --dist loadfile
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 # Chromium, in which the tests open the report; elsewhere than on Debian and Ubuntu, install it by hand.
 browser:

@@ -21,6 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "plain_docstrings",
     "commands",
+    "drawn",
 ]
 exclude_patterns = ["_build"]
 smartquotes = False  # they make dashes of "--model"

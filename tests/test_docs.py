@@ -88,6 +88,12 @@ def test_every_page_is_reached_from_the_first(site: Path, root: Path) -> None:
             assert f'href="{page.relative_to(root / "docs").with_suffix(".html")}' in first, page
 
 
+def test_every_figure_is_drawn_and_said_in_words(site: Path, root: Path) -> None:
+    drawn = re.findall(r"ax = figures\.(\w+)\(", (root / "docs" / "figures.md").read_text())
+    shown = re.findall(r'<img alt="([^"]{40,})" src="_images/(\w+?)\d*\.png"', (site / "figures.html").read_text())
+    assert drawn and [name for _, name in shown] == drawn
+
+
 def imported(root: Path, rooms: tuple[str, ...]) -> Iterator[tuple[str, str]]:
     """Which room imports which, read from the text of its modules."""
     for room in rooms:
