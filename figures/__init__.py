@@ -3,10 +3,11 @@
 One function a question, named like the analysis whose result it draws. Each takes one result or a dict of name to
 result, draws into `ax` with the caller's own style, or makes a figure in the style of a paper's column, and returns the
 one `Axes` it drew in; `decodability_map` and `circularity` take one result, `history` what a training wrote. `save`
-writes files; `style` is the style for further axes.
+writes files; `style` is the style for further axes, and that of a venue; `alt` says in words what axes show.
 """
 
 from .across import across
+from .alt import alt
 from .attribution import attribution
 from .behaviour import behaviour, errors
 from .beyond import beyond
@@ -23,15 +24,17 @@ from .ledger import ledger
 from .patch import patch, patch_depth, patch_heads
 from .paths import paths
 from .save import save
-from .style import COLUMN, DOUBLE_COLUMN, MODEL_COLOURS, WIRE_COLOURS, style
+from .style import COLUMN, DOUBLE_COLUMN, MODEL_COLOURS, VENUES, WIRE_COLOURS, style
 from .subspace import subspace
 
 __all__ = [
     "COLUMN",
     "DOUBLE_COLUMN",
     "MODEL_COLOURS",
+    "VENUES",
     "WIRE_COLOURS",
     "across",
+    "alt",
     "attribution",
     "behaviour",
     "beyond",

@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from ..analyses.across_table import CONTROLS, OWN, Across
 from ..core import check_name
+from .alt import highest
 from .canvas import named
 from .depth import by_depth
 from .style import GREY
@@ -38,8 +39,9 @@ def across(results: Across | Mapping[str, Across], ax: Axes | None = None, *, po
     return by_depth(shown, ax, "P(own answer)", lambda axes, name, left: _panel(axes, shown[name], position, left))
 
 
-def _panel(axes: Axes, result: Across, position: str | None, left: float) -> None:
-    """Draw one result from x = `left` on."""
+def _panel(axes: Axes, result: Across, position: str | None, left: float) -> dict[str, str]:
+    """Draw one result from x = `left` on; return where each line is highest."""
+    found = {}
     places = result.coords["position"]
     place = places[0] if position is None else check_name("position", position, places)
     frame = result.frame()
@@ -52,3 +54,5 @@ def _panel(axes: Axes, result: Across, position: str | None, left: float) -> Non
         rows = frame[frame["condition"] == name]
         axes.vlines(x, rows["low"], rows["high"], colors=colour, linewidths=0.8)
         axes.plot(x, rows["estimate"], color=colour, marker=marker, label="" if left else name)
+        found[name] = highest(zip(rows["layer"].map("layer {}".format), rows["estimate"], strict=True))
+    return found

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from ..analyses.attribution_table import Attribution
+from .alt import describe, short, strongest
 from .canvas import canvas, legend, looks, merged, named
 from .style import COLUMN, GREY
 
@@ -58,4 +59,10 @@ def attribution(
             text = f"{len(rows)} of {len(every)} components"
             axes.text(1, 1.01, text, transform=axes.transAxes, ha="right", size="small", color=GREY)
         legend(axes, len(shown), borderaxespad=0.3)
+        found = {
+            name: strongest(((short(component), float(each[0])) for component, each in effect.items()), 4)
+            for name, effect in effects.items()
+        }
+        chart = "Points with 95 % intervals: what each component adds to the logit of the donor's answer"
+        describe(axes, f"{chart} over the recipient's, {run}.", found)
         return axes

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from ..analyses.behaviour_table import QUANTITIES, STYLE, Behaviour
 from ..analyses.errors_table import RATES, Errors
 from ..core import check_name
+from .alt import describe, number, short
 from .canvas import canvas, legend, looks, merged, named, title
 from .style import COLUMN, DOUBLE_COLUMN, GREY, MODEL_COLOURS
 
@@ -55,23 +56,27 @@ def behaviour(
     names = merged([result.tamperings for result in shown.values()])
     names = [UNTOUCHED, *names] if quantity == "correct" else names
     places = len(names) + 2 * len(shown)
+    found: dict[str, str] = {}
     with canvas(ax, COLUMN if places <= COLUMNS + 2 else DOUBLE_COLUMN, 2.2) as axes:
-        for number, (result, (colour, marker)) in enumerate(zip(shown.values(), looks(len(shown)), strict=True)):
-            shift = SPREAD * ((number + 0.5) / len(shown) - 0.5)
-            _rates(axes, result, names, quantity, shift, {"color": colour, "marker": marker})
+        for i, ((name, result), (colour, marker)) in enumerate(zip(shown.items(), looks(len(shown)), strict=True)):
+            shift = SPREAD * ((i + 0.5) / len(shown) - 0.5)
+            rates = _rates(axes, result, names, quantity, shift, {"color": colour, "marker": marker})
+            found[name] = ", ".join(f"{short(_label(of))} {number(rate)}" for of, rate in rates.items())
             if quantity == "correct":
-                _one_pass(axes, result, colour)
+                _one_pass(axes, result, colour, marker if len(shown) > 1 else "")
         axes.set_xticks(range(len(names)), [_label(name) for name in names], rotation=30, ha="right", parse_math=False)
         axes.set_xlim(-0.6, len(names) - 0.4)
         _unit(axes, WORDS[quantity])
         _models(axes, shown, quantity == "correct", 3 if places <= COLUMNS + 2 else 6)
+        describe(axes, f"Points with 95 % intervals: {WORDS[quantity]} after each change of the text.", found)
         return axes
 
 
 def _rates(
     axes: Axes, result: Behaviour, names: Sequence[str], quantity: str, shift: float, look: Mapping[str, Any]
-) -> None:
-    """A mark and an interval for every tampering that the result has."""
+) -> dict[str, float]:
+    """A mark and an interval for every tampering that the result has; return the marks."""
+    drawn: dict[str, float] = {}
     for x, name in enumerate(names):
         if name == UNTOUCHED:
             estimate, low, high, n = result.accuracy()
@@ -80,14 +85,20 @@ def _rates(
         else:
             continue
         if n:
+            drawn[name] = estimate
             axes.vlines(x + shift, low, high, colors=look["color"], linewidths=0.8)
             axes.plot(x + shift, estimate, linestyle="none", zorder=3, **look)
+    return drawn
 
 
-def _one_pass(axes: Axes, result: Behaviour, colour: str) -> None:
-    axes.axhline(result.one_pass_accuracy()[0], color=colour, linewidth=0.6, zorder=0)
+def _one_pass(axes: Axes, result: Behaviour, colour: str, marker: str) -> None:
+    """Lines from side to side; a marker at the right end says whose they are."""
+    look: dict[str, Any] = {"color": colour, "linewidth": 0.6, "marker": marker, "markersize": 2, "markevery": [1]}
+    look |= {"transform": axes.get_yaxis_transform(), "clip_on": False, "zorder": 0}
+    one_pass = result.one_pass_accuracy()[0]
+    axes.plot([0, 1], [one_pass, one_pass], **look)
     if "accuracy" in result.elicited:
-        axes.axhline(result.elicited["accuracy"], color=colour, linewidth=0.6, linestyle=DASHED, zorder=0)
+        axes.plot([0, 1], [result.elicited["accuracy"]] * 2, linestyle=DASHED, **look)
 
 
 def _models(axes: Axes, shown: Mapping[str, Behaviour], lines: bool, columns: int) -> None:
@@ -135,7 +146,19 @@ def errors(results: Errors | Mapping[str, Errors], ax: Axes | None = None) -> Ax
         for rate, look in _looks().items():
             axes.plot([], [], linestyle="none", label=SHOWN[rate], **look)
         _legend(axes, 1 if narrow else 3, handlelength=1.0, borderaxespad=1.8 if any(shown) else 0.3)
+        chart = "Points with 95 % intervals: how often answers are right, and where errors show, by set of problems."
+        describe(axes, chart, {name: _told(result) for name, result in shown.items()})
         return axes
+
+
+def _told(result: Errors) -> str:
+    """What was measured in each set, in words."""
+    found = []
+    for of in result.sets:
+        rates = {SHOWN[rate]: result.rate(rate, of) for rate in SHOWN}
+        known = ", ".join(f"{words} {number(rate[0])}" for words, rate in rates.items() if rate[3])
+        found.append(f"{short(of)}: {known}")
+    return "; ".join(found)
 
 
 def _looks() -> dict[str, dict[str, Any]]:
@@ -147,9 +170,9 @@ def _looks() -> dict[str, dict[str, Any]]:
 
 
 def _set(axes: Axes, result: Errors, of: str, x: float) -> None:
-    for number, (rate, look) in enumerate(_looks().items()):
+    for i, (rate, look) in enumerate(_looks().items()):
         estimate, low, high, n = result.rate(check_name("rate", rate, RATES), of)
-        at = x + SPREAD * ((number + 0.5) / len(SHOWN) - 0.5)
+        at = x + SPREAD * ((i + 0.5) / len(SHOWN) - 0.5)
         if n:
             axes.vlines(at, low, high, colors=look["color"], linewidths=0.8)
             axes.plot(at, estimate, linestyle="none", zorder=3, **look)

@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..analyses.beyond_table import CURVES, Beyond
+from .alt import describe, highest, short
 from .canvas import canvas, legend, looks, merged, named
 from .style import COLUMN, GREY
 
@@ -35,22 +36,35 @@ def beyond(results: Beyond | Mapping[str, Beyond], ax: Axes | None = None, *, va
     shown = named(results, Beyond)
     places = merged([result.places for result in shown.values()])
     x = {place: i for i, place in enumerate(places)}
+    found: dict[str, str] = {}
     with canvas(ax, COLUMN, 2.2) as axes:
-        for number, ((name, result), look) in enumerate(zip(shown.items(), looks(len(shown)), strict=True)):
+        for at, ((name, result), look) in enumerate(zip(shown.items(), looks(len(shown)), strict=True)):
             frame = result.frame().query("variable == @chosen", local_dict={"chosen": variable or result.variables[-1]})
             for curve in CURVES if len(shown) == 1 else ("text", "beyond"):
                 label, shape = NAMES[curve], (ALONE[curve], "o")
                 if len(shown) > 1:
-                    label, shape = name if curve == "beyond" else "" if number else "text (dotted)", look
+                    label, shape = name if curve == "beyond" else "" if at else "text (dotted)", look
                 _draw_curve(axes, frame[frame["curve"] == curve], x, curve, label=label, look=shape)
-            _draw_controls(axes, frame, x, first=not number)
+            _draw_controls(axes, frame, x, first=not at)
+            found[name] = _told(frame)
         _mark_written(axes, shown, variable, x)
         _draw_entropy(axes, shown, variable)
         axes.set_xticks(range(len(places)), places, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
         axes.set_xlim(-0.5, len(places) - 0.5)
         axes.set_ylabel(f"bits about {variable or 'the answer'}")
         legend(axes, 2, borderaxespad=1.4)
+        of = short(variable or "the answer")
+        describe(axes, f"Lines with 95 % intervals: bits about {of} along the chain of thought.", found)
         return axes
+
+
+def _told(frame: pd.DataFrame) -> str:
+    """Where each curve is highest."""
+    parts = {curve: frame[frame["curve"] == curve] for curve in CURVES}
+    return ", ".join(
+        f"{NAMES[curve]} {highest(zip(part['place'].map(short), part['bits'], strict=True))}"
+        for curve, part in parts.items()
+    )
 
 
 def _draw_curve(

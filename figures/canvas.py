@@ -5,9 +5,9 @@ from contextlib import contextmanager
 from functools import cache, partial
 from math import inf
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
-import numpy as np
 from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -16,17 +16,19 @@ from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ft2font import LoadFlags
 from matplotlib.text import Text
 from matplotlib.ticker import Formatter, FuncFormatter
+from matplotlib.transforms import Bbox
 
 from ..core import InputError, Result, printable
-from .style import LITERAL, MODEL_COLOURS, MODEL_MARKERS, PAPER, style
+from .style import LITERAL, MODEL_COLOURS, MODEL_MARKERS, PAPER, look, sized
 
 R = TypeVar("R", bound=Result)
 # Names may be of any length: characters of a line and lines of a text that are drawn where there is room enough.
 LINE, LINES = 80, 4
 LEAST = 1.2  # inches of a name that are drawn even in smaller axes
-MARK = 0.35  # inches before a label of a legend
 MARGIN = 0.65  # inches of a figure that are no room for names: axes' names, numbers, marks
 BOLD = 1.1  # how much wider bold letters are
+
+_legends: WeakKeyDictionary[Axes, tuple[int, dict[str, Any]]] = WeakKeyDictionary()  # asked for, and not yet made
 
 
 def named(results: object, kind: type[R]) -> dict[str, R]:
@@ -50,18 +52,24 @@ def named(results: object, kind: type[R]) -> dict[str, R]:
 
 @contextmanager
 def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
-    """The caller's axes, in the caller's style; or, without any, new ones of that size in inches, in our style."""
+    """The caller's axes, in the caller's style; or, without any, new ones in the style of the venue that is set.
+
+    width, height: of the new figure in our style, in inches
+    """
     if ax is not None:
         box, dpi = ax.get_window_extent(), figure_of(ax).dpi
         before, room = _texts(ax), _room(box.width / dpi + MARGIN, box.height / dpi + MARGIN)
         with rc_context(LITERAL):
             yield ax
             _make_literal(ax, before, room)
+            _fit_legend(ax)
         return
-    with style():
-        figure, ax = plt.subplots(figsize=(width, height), layout="constrained")
+    size = sized(width, height)
+    with look():
+        figure, ax = plt.subplots(figsize=size, layout="constrained")
         yield ax
-        _make_literal(ax, {}, _room(width, height))
+        _make_literal(ax, {}, _room(*size))
+        _fit_legend(ax)
         figure.draw_without_rendering()  # makes the ticks, which otherwise take their style from the time of saving
 
 
@@ -80,8 +88,14 @@ def _axes(figure: Figure) -> list[Axis]:
 
 
 def _room(width: float, height: float) -> tuple[float, float]:
-    """How wide and how high, in inches, names may be in a figure of that size: longer ones would leave no axes."""
-    return max(LEAST, width - MARGIN), max(LEAST, height - MARGIN)
+    """How wide and how high, in inches of our style, names may be in a figure of that size: longer ones would leave no
+    axes."""
+    return max(LEAST, (width - MARGIN) / _zoom()), max(LEAST, (height - MARGIN) / _zoom())
+
+
+def _zoom() -> float:
+    """How much larger letters are, as things are set now, than in our own style, in which names are measured."""
+    return float(rcParams["font.size"]) / float(PAPER["font.size"])
 
 
 def _make_literal(ax: Axes, before: Found, room: tuple[float, float]) -> None:
@@ -133,7 +147,7 @@ def _fitting(line: str, inches: float, known: Callable[[str], bool]) -> str:
 
 def _inches(text: str) -> float:
     """How wide the longest line of a text is in our style."""
-    return max(sum(map(_letter, line)) for line in text.split("\n"))
+    return max(sum(map(_letter, line), 0.0) for line in text.split("\n"))
 
 
 @cache
@@ -164,14 +178,46 @@ def _literal_tick(given: Formatter, inches: float, fonts: tuple[str, ...], at: A
 
 
 def legend(axes: Axes, columns: int, **look: Any) -> None:
-    """A legend above the axes, where anything has a label: in so many columns, or in as many as the labels allow."""
-    widths = [_inches(literal(label)) + MARK for label in axes.get_legend_handles_labels()[1]]
-    if not widths:
+    """A legend above the axes, where anything has a label: in so many columns, or in as many as there is room for.
+
+    One that is wider than what is right of the axes' left edge begins further left. It is fitted when all is drawn.
+    """
+    _legends[axes] = (columns, {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, **look})
+
+
+def _fit_legend(axes: Axes) -> None:
+    """Make the legend that was asked for, once names are literal and the axes can be measured."""
+    handles, labels = axes.get_legend_handles_labels()
+    columns, look = _legends.pop(axes, (0, {}))
+    if not labels or not columns:
         return
-    room = figure_of(axes).get_figwidth()
-    while columns > 1 and sum(max(part) for part in np.array_split(widths, columns) if len(part)) > room:
-        columns -= 1
-    axes.legend(ncols=columns, **{"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, **look})
+    figure, box = figure_of(axes), axes.get_window_extent()
+    alone = figure.axes == [axes]  # else what is beside the axes is another's
+    room = _room((figure.bbox if alone else box).width / figure.dpi, 0.0)[0]
+    names = [literal(label, room) for label in labels]
+    pad = rcParams["figure.constrained_layout.w_pad"] * figure.dpi
+    for ncols in range(columns, 0, -1):
+        drawn = axes.legend(handles, names, ncols=ncols, **look)
+        drawn.set_in_layout(False)  # measured where the axes are without it
+        figure.draw_without_rendering()
+        box, own = axes.get_window_extent(), drawn.get_window_extent()
+        around = figure.bbox.padded(-pad) if alone else Bbox.union([box, axes.get_tightbbox() or box])
+        over, free = max(0.0, own.x1 - (around.x1 if alone else box.x1)), max(0.0, own.x0 - around.x0)
+        if over <= free:
+            break
+    x, y = look["bbox_to_anchor"]
+    drawn.set_bbox_to_anchor((x - min(over, free) / box.width, y), axes.transAxes)
+    drawn.set_in_layout(True)
+
+
+def title_inches(name: str) -> float:
+    """How wide the name of a panel is in our style; of a long one, what is drawn where there is room enough."""
+    return _inches(literal(name, LEAST)) * BOLD
+
+
+def inches_of(axes: Axes) -> float:
+    """How wide axes are, in inches of our style: with larger letters they hold less."""
+    return float(axes.get_window_extent().width) / figure_of(axes).dpi / _zoom()
 
 
 def title(axes: Axes, name: str, middle: float, share: float, y: float = 1.02) -> None:
@@ -179,8 +225,7 @@ def title(axes: Axes, name: str, middle: float, share: float, y: float = 1.02) -
 
     middle: of the panel, in data; share: of the axes' width that is the panel's; y: of the axes' height
     """
-    inches = axes.get_window_extent().width / figure_of(axes).dpi
-    shown = literal(name, share * inches / BOLD)
+    shown = literal(name, share * inches_of(axes) / BOLD)
     place = axes.get_xaxis_transform()
     axes.text(middle, y, shown, transform=place, ha="center", weight="bold", parse_math=False)
 

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from ..analyses.cells import TERMS, WIRES
 from ..analyses.channel_table import SUMMARY, Channels
 from ..core import InputError
+from .alt import describe, number, short
 from .canvas import canvas, legend, looks, named
 from .style import COLUMN, GREY
 
@@ -36,24 +37,29 @@ def cells(results: Channels | Mapping[str, Channels], ax: Axes | None = None, *,
                 f"expected a variable that the program uses before the target step, got none in "
                 f"{name or 'the result'}: pass variable=, one of {', '.join(result.variables)}"
             )
+    found: dict[str, str] = {}
     with canvas(ax, COLUMN, 2.3) as axes:
         for cell in range(0, len(TERMS), 2):
             axes.axvspan(cell - 0.5, cell + 0.5, color="#F2F2F2", linewidth=0, zorder=0)
         axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
         step = 0.7 / len(shown)
         for i, ((name, result), (colour, marker)) in enumerate(zip(shown.items(), looks(len(shown)), strict=True)):
-            found, status = result.estimates(variable), result.status(variable)
+            estimates, status = result.estimates(variable), result.status(variable)
             x = np.arange(len(TERMS)) + (i - (len(shown) - 1) / 2) * step
-            mean, low, high = (found.get("log-odds", "cell", bound)[ORDER] for bound in ("estimate", "low", "high"))
+            mean, low, high = (estimates.get("log-odds", "cell", bound)[ORDER] for bound in ("estimate", "low", "high"))
             axes.vlines(x, low, high, colors=colour, linewidths=0.8)
             label = " ".join([name, f"({status})" * (status != "ok")]).strip()
             axes.plot(x, mean, marker, color=colour, label=label)
+            told = ", ".join(f"{TERMS[cell]} {number(v)}" for cell, v in zip(ORDER, mean, strict=True))
+            found[name] = told if status == "ok" else f"{told} ({status})"
         axes.set_xticks(range(len(TERMS)), [_letters(cell) for cell in ORDER])
         axes.set_xlim(-0.5, len(TERMS) - 0.5)
         axes.tick_params(axis="x", length=0)
         axes.set_xlabel("wires with the donor's value")
         axes.set_ylabel("log-odds of donor's answer")
         legend(axes, 2, borderaxespad=0.2)
+        chart = "Points with 95 % intervals: log-odds of the donor's answer by the wires that carry the donor's value"
+        describe(axes, f"{chart} (variable: {short(variable)}).", found)
         return axes
 
 

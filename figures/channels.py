@@ -2,21 +2,24 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.patches import Patch
+from matplotlib.lines import Line2D
 
 from ..analyses.cells import WIRES
 from ..analyses.channel_table import SUMMARY, Channels
 from ..core import InputError
+from .alt import describe, number, short
 from .canvas import canvas, named
-from .style import COLUMN, GREY, WIRE_COLOURS
+from .style import COLUMN, GREY, WIRE_COLOURS, WIRE_MARKERS
 
 LANE, BAR = 0.25, 0.2  # of a row: from one wire's bar to the next, and the bar's height
 HEADER, GAP = 0.75, 0.35  # of a row: a model's name; the space between groups
 ROW = 0.27  # inches
 NO_TOKENS = "not available to tokens"
+SPLIT = ("ok", NO_TOKENS)  # status of rows with bars
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,8 @@ def channels(results: Channels | Mapping[str, Channels], ax: Axes | None = None)
     target = _target(shown)
     rows = list(_rows(shown))
     bottom = rows[-1].y + 0.5
-    with canvas(ax, COLUMN, 0.75 + ROW * bottom) as axes:
+    note = 0.13 * any(len(result.early) < len(result.variables) for result in shown.values())
+    with canvas(ax, COLUMN, 0.75 + note + ROW * bottom) as axes:
         for row in rows:
             if row.variable == SUMMARY:
                 axes.axhspan(row.y - 0.5, row.y + 0.5, color="#EEEEEE", linewidth=0, zorder=0)
@@ -58,7 +62,25 @@ def channels(results: Channels | Mapping[str, Channels], ax: Axes | None = None)
         for row in rows:
             _draw_status(axes, row)
         _finish(axes, rows, bottom, target)
+        describe(
+            axes,
+            f"Bars: the share of the log-odds (target: {short(target)}) that goes through each wire, by variable, with "
+            "95 % intervals.",
+            {name: _told(result) for name, result in shown.items()},
+        )
         return axes
+
+
+def _told(result: Channels) -> str:
+    """The mean shares in words, or why there are none."""
+    row = SUMMARY if result.early else result.variables[0]
+    status = result.status(row)
+    if status not in SPLIT:
+        return f"{short(row)} {status}"
+    shares = dict(zip(WIRES, map(number, result.estimates(row).get("log-odds", "share")), strict=True))
+    if status == NO_TOKENS:
+        shares["tokens"] = "not available"
+    return f"{short(row)} " + ", ".join(f"{wire} {share}" for wire, share in shares.items())
 
 
 def _target(shown: Mapping[str, Channels]) -> str:
@@ -84,7 +106,7 @@ def _rows(shown: Mapping[str, Channels]) -> Iterator[_Row]:
 
 
 def _has_split(row: _Row) -> bool:
-    return row.result.status(row.variable) in {"ok", NO_TOKENS}
+    return row.result.status(row.variable) in SPLIT
 
 
 def _draw_groups(axes: Axes, shown: Mapping[str, Channels], rows: list[_Row]) -> None:
@@ -107,7 +129,8 @@ def _draw_bars(axes: Axes, rows: list[_Row]) -> None:
         axes.barh(y, share, height=BAR, color=WIRE_COLOURS[wire], zorder=2, label=wire)
         axes.hlines(y, low, high, colors="black", linewidths=0.8, zorder=3)
         # A dot, so that a share of 0 is seen to have been measured.
-        axes.scatter(share, y, s=7, color=WIRE_COLOURS[wire], edgecolors="black", linewidths=0.5, zorder=4)
+        look: dict[str, Any] = {"color": WIRE_COLOURS[wire], "marker": WIRE_MARKERS[wire]}
+        axes.scatter(share, y, s=9, edgecolors="black", linewidths=0.5, zorder=4, **look)
 
 
 def _draw_status(axes: Axes, row: _Row) -> None:
@@ -118,7 +141,7 @@ def _draw_status(axes: Axes, row: _Row) -> None:
         axes.text(0.5, row.y, "joint", ha="center", va="center", size="small", bbox=box, zorder=5)
     elif status == NO_TOKENS:
         y = row.y + LANE
-        axes.text(0.02, y, "tokens: not available", va="center_baseline", size="x-small", color=GREY, zorder=5)
+        axes.text(0.02, y, "tokens: not available", va="center_baseline", size="small", color=GREY, zorder=5)
     elif status != "ok":
         axes.text(0.02, row.y, status, va="center", size="small", style="italic", color=GREY, zorder=5)
 
@@ -135,7 +158,11 @@ def _finish(axes: Axes, rows: list[_Row], bottom: float, target: str) -> None:
     left, right = axes.dataLim.intervalx
     axes.set_xlim(min(-0.06, left - 0.04), max(1.06, right + 0.04))
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
-    note = "\n† first used at the target step: not in the mean" if any(late) else ""
-    axes.set_xlabel(f"share of the log-odds (target: {target}){note}")
-    handles = [Patch(color=colour, label=wire) for wire, colour in WIRE_COLOURS.items()]
+    dagger = "\n† first used at the target step,\nnot in the mean" if any(late) else ""
+    axes.set_xlabel(f"share of the log-odds (target: {target}){dagger}")
+    look: dict[str, Any] = {"linewidth": 4, "solid_capstyle": "butt", "markeredgecolor": "black"}
+    handles = [
+        Line2D([], [], color=colour, marker=WIRE_MARKERS[wire], markeredgewidth=0.5, label=wire, **look)
+        for wire, colour in WIRE_COLOURS.items()
+    ]
     axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False, borderaxespad=0.2)

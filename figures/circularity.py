@@ -5,8 +5,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from ..analyses.circularity_table import Circularity
+from .alt import describe, short
 from .canvas import canvas, named
 from .tiles import Tile, draw, size
+
+MEANING = "R² on left-out values"
 
 
 def circularity(result: Circularity, ax: Axes | None = None, *, variable: str | None = None) -> Axes:
@@ -27,8 +30,11 @@ def circularity(result: Circularity, ax: Axes | None = None, *, variable: str | 
         table = shown.r2(variable, place).pivot(index="layer", columns="feature", values="r2")[list(shown.features)]
         rows = [str(layer) for layer in table.index[::-1]]
         tiles[place.partition(" ")[2]] = Tile(rows, list(shown.features), table.to_numpy()[::-1])
-    with canvas(ax, *size(tiles)) as axes:
-        draw(axes, tiles, colormaps["viridis"], Normalize(0, 1), "R² on left-out values")
+    with canvas(ax, *size(tiles, MEANING)) as axes:
+        draw(axes, tiles, colormaps["viridis"], Normalize(0, 1), MEANING)
         axes.set_ylabel("layer")
         axes.set_xlabel(f"feature of {variable or 'the answer'}")
+        of = f"Heat map: {MEANING} of {short(variable or 'the answer')}"
+        found = {name: tile.told() for name, tile in tiles.items()}
+        describe(axes, f"{of}, by layer (row) and feature (column), a tile a position.", found)
         return axes

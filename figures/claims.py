@@ -8,7 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..core import InputError, check_name
-from .canvas import canvas
+from .alt import describe, number
+from .canvas import canvas, legend
 from .style import DOUBLE_COLUMN, GREY, MODEL_COLOURS
 
 COLUMNS = ("id", "verdict", "endpoint", "estimate", "low", "high", "side", "threshold")
@@ -55,9 +56,19 @@ def claims(results: pd.DataFrame | str | Path, ax: Axes | None = None) -> Axes:
         axes.set_yticks(range(len(names)), [name.replace(" - ", "\nminus ") for name in names])
         axes.set_ylim(len(frame) - 0.4, -0.6)
         axes.axvline(0, color="0.8", linewidth=0.6, zorder=0)
-        axes.set_xlabel("endpoint (arrow: where the claim is supported)")
+        axes.set_xlabel("endpoint (arrow: where the claim is supported)", loc="right")
         for verdict, look in LOOKS.items():
             if (frame["verdict"] == verdict).any():
                 axes.plot([], [], linestyle="none", label=verdict, **look)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(LOOKS), frameon=False)
+        legend(axes, len(LOOKS))
+        _describe(axes, frame)
         return axes
+
+
+def _describe(axes: Axes, frame: pd.DataFrame) -> None:
+    counts = ", ".join(f"{(frame['verdict'] == verdict).sum()} {verdict}" for verdict in LOOKS)
+    found = {
+        f"({one['id']})": f"{one['verdict']}, {number(one['estimate'])}, claimed {one['side']} {one['threshold']:g}"
+        for one in frame.to_dict("records")
+    }
+    describe(axes, f"Points with intervals: the endpoint of each claim beside its threshold ({counts}).", found)

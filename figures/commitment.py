@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 
 from ..analyses.commitment_table import CONDITIONS, Commitment
 from ..core import check_name
+from .alt import describe, number
 from .canvas import canvas, legend, named, title
 from .style import COLUMN, DOUBLE_COLUMN, GREY
 
@@ -44,10 +45,24 @@ def commitment(results: Commitment | Mapping[str, Commitment], ax: Axes | None =
         axes.set_yticks(np.linspace(0, 1, 6))
         axes.spines["left"].set_bounds(0, 1)
         axes.set_ylabel("P(own final answer)")
-        axes.text(-0.09, 1.115, "settled at", ha="right", va="center", size="small", color=GREY)
+        axes.set_yticks([1.115], ["settled at"], minor=True)  # a tick: its label keeps clear of the axis' name
+        axes.tick_params(axis="y", which="minor", length=0, labelsize="small", labelcolor=GREY)
         axes.set_xlabel("steps kept" if even else "share of the chain kept")
         _legend(axes, shown)
+        chart = "Lines with 95 % intervals: how often the own final answer can be told, from no step kept to all."
+        describe(axes, chart, {name: _told(result) for name, result in shown.items()})
         return axes
+
+
+def _told(result: Commitment) -> str:
+    """Where each line begins and ends, and when it is settled."""
+    found = []
+    for line in result.lines:
+        rates = result.curve(line, CONDITIONS[0])["estimate"].to_numpy()
+        passage = result.first_passage(line)
+        settled = f", settled at {number(passage.mean)} of the chain" if passage.n and passage.never <= 0.5 else ""
+        found.append(f"{WORDS[line]} {number(rates[0])} to {number(rates[-1])}{settled}")
+    return ", ".join(found)
 
 
 def _panel(axes: Axes, name: str, result: Commitment, left: float, panels: int, even: bool) -> dict[float, str]:

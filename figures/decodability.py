@@ -1,6 +1,7 @@
 """What can be read from the residual stream, along the run."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from ..analyses.decodability_table import Decodability
+from .alt import describe, highest, number, short
 from .canvas import canvas, legend, looks, merged, named
 from .style import COLUMN, GREY
 from .tiles import Tile, draw, size
@@ -41,13 +43,30 @@ def decodability(
     with canvas(ax, COLUMN, 2.2) as axes:
         for (name, curve), (colour, marker) in zip(curves.items(), looks(len(curves)), strict=True):
             _draw_curve(axes, name, curve, places, colour, marker)
-            _draw_controls(axes, curve, places, colour)
+            _draw_controls(axes, curve, places, colour, marker)
         _name_controls(axes, curves.values())
         _draw_entropy(axes, shown, variable)
         _name_places(axes, places)
         axes.set_ylabel(f"bits about {variable or 'the answer'}")
         legend(axes, 2, borderaxespad=1.8)
+        _describe(axes, shown, curves, variable)
         return axes
+
+
+def _describe(
+    axes: Axes, shown: Mapping[str, Decodability], curves: Mapping[str, pd.DataFrame], variable: str | None
+) -> None:
+    found = {}
+    for (name, result), curve in zip(shown.items(), curves.values(), strict=True):
+        runs = [
+            f"{words} {highest(zip(part['position'].map(short), part['bits'], strict=True))}"
+            for mode, words in MODES.items()
+            if len(part := curve[curve["mode"] == mode])
+        ]
+        at = result.variables.index(variable) if variable else -1
+        found[name] = ", ".join([*runs, f"of {number(float(result.null[at].mean()))} bits"])
+    of = short(variable or "the answer")
+    describe(axes, f"Lines with 95 % intervals: bits about {of} that a linear probe reads along a run.", found)
 
 
 def decodability_map(
@@ -69,13 +88,17 @@ def decodability_map(
     for mode, words in MODES.items():
         names = [place for place in table.columns if place.startswith(f"{mode} ")]
         if names:
-            short = [name.partition(" ")[2] for name in names]
-            tiles[words] = Tile([str(layer) for layer in table.index[::-1]], short, table[names].to_numpy()[::-1])
+            places = [name.partition(" ")[2] for name in names]
+            tiles[words] = Tile([str(layer) for layer in table.index[::-1]], places, table[names].to_numpy()[::-1])
     at = result.variables.index(variable) if variable else -1
+    meaning = f"bits about {variable or 'the answer'}"
     scale = Normalize(0, max(float(result.null[at].mean()), 1e-6))
-    with canvas(ax, *size(tiles)) as axes:
-        draw(axes, tiles, colormaps["viridis"], scale, f"bits about {variable or 'the answer'}")
+    with canvas(ax, *size(tiles, meaning)) as axes:
+        draw(axes, tiles, colormaps["viridis"], scale, meaning)
         axes.set_ylabel("layer")
+        found = {name: tile.told() for name, tile in tiles.items()}
+        of = short(variable or "the answer")
+        describe(axes, f"Heat map: bits about {of} that a linear probe reads, by layer (row) and position.", found)
         return axes
 
 
@@ -99,12 +122,15 @@ def _draw_curve(
         axes.plot(x, part["bits"], color=colour, marker=marker, label="" if i else name)
 
 
-def _draw_controls(axes: Axes, curve: pd.DataFrame, places: Mapping[tuple[str, str], int], colour: str) -> None:
+def _draw_controls(
+    axes: Axes, curve: pd.DataFrame, places: Mapping[tuple[str, str], int], colour: str, marker: str
+) -> None:
     """Random weights and text alone as thin lines, permuted labels as a band from the least to the most."""
     for _, part in curve.groupby("mode"):
         x = [places[place] for place in zip(part["mode"], part["position"], strict=True)]
+        look: dict[str, Any] = {"color": colour, "linewidth": 0.7, "marker": marker, "markersize": 1.5}
         for control, line in CONTROL_LINES.items():
-            axes.plot(x, part[control], color=colour, linestyle=line, linewidth=0.7, label="")
+            axes.plot(x, part[control], linestyle=line, label="", **look)
         axes.fill_between(x, part["shuffled_low"], part["shuffled_high"], color=GREY, alpha=0.4, linewidth=0)
 
 

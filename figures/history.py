@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..core import InputError
+from .alt import describe, number
 from .canvas import canvas, legend, title
 from .style import COLUMN, DOUBLE_COLUMN, GREY, WIRE_COLOURS
 
@@ -48,7 +49,21 @@ def history(results: History | Mapping[str, History], ax: Axes | None = None) ->
         axes.set_xlabel("update")
         axes.set_ylabel("share, accuracy")
         _legend(axes, shown)
+        chart = "Lines over the updates of a training: shares of the wires with 95 % intervals, and accuracies."
+        describe(axes, chart, {name: _told(frame) for name, frame in shown.items()})
         return axes
+
+
+def _told(frame: pd.DataFrame) -> str:
+    """The first and the last number of each line."""
+    names = {wire: wire for wire in WIDTHS} | {column: words for column, (words, _) in LINES.items()}
+    parts = []
+    for column, words in names.items():
+        known = frame[column].dropna()
+        if len(known):
+            parts.append(f"{words} {number(known.iloc[0])} to {number(known.iloc[-1])}")
+    span = f"from update {frame['step'].iloc[0]:g} to {frame['step'].iloc[-1]:g}"
+    return f"{span}: {', '.join(parts) or 'nothing measured'}"
 
 
 def _frames(results: object) -> dict[str, pd.DataFrame]:
@@ -97,6 +112,5 @@ def _legend(axes: Axes, shown: Mapping[str, pd.DataFrame]) -> None:
         axes.plot([], [], markersize=2.5, label=label, **line)
     if any(frame["tokens"].isna().any() for frame in shown.values()):
         axes.plot([], [], color=GREY, marker="x", markersize=3, linestyle="none", label="no shares")
-    many = len(shown) > 1
-    place = (0 if many else -0.12, 1.09 if any(shown) else 1.0)
-    legend(axes, 7 if many else 3, bbox_to_anchor=place, borderaxespad=0.2, columnspacing=1.0)
+    place = (0, 1.09 if any(shown) else 1.0)
+    legend(axes, 7 if len(shown) > 1 else 3, bbox_to_anchor=place, borderaxespad=0.2, columnspacing=1.0)

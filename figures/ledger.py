@@ -9,6 +9,7 @@ from matplotlib.colors import ListedColormap, Normalize
 
 from ..analyses.ledger_table import Ledger
 from ..core import InputError
+from .alt import describe
 from .canvas import canvas, merged, named
 from .tiles import Tile, draw, fits, size
 
@@ -37,7 +38,7 @@ def ledger(results: Ledger | Mapping[str, Ledger], ax: Axes | None = None) -> Ax
         raise InputError("ledgers scored by a program and by the donor's step cannot share a figure: draw one of each")
     (quantity,) = drawn
     tiles = {name: Tile(result.targets, result.sources, _rates(result, quantity)) for name, result in shown.items()}
-    with canvas(ax, *size(tiles)) as axes:
+    with canvas(ax, *size(tiles, quantity)) as axes:
         starts = draw(axes, tiles, COLOURS, Normalize(0, 1), quantity)
         axes.set_xlabel("source")
         axes.set_ylabel("target")
@@ -45,6 +46,8 @@ def ledger(results: Ledger | Mapping[str, Ledger], ax: Axes | None = None) -> Ax
         rows = merged(tile.rows for tile in tiles.values())
         for name, result in shown.items():
             _write(axes, result, tiles[name], rows, starts[name], numbers)
+        found = {name: tile.told(4) for name, tile in tiles.items()}
+        describe(axes, f"Heat map: the {quantity} of each target (row) on each source (column).", found)
         return axes
 
 
@@ -52,14 +55,14 @@ def _rates(result: Ledger, quantity: str) -> np.ndarray[tuple[int, int], np.dtyp
     return np.array([[result.rate(quantity, t, s)[0] for s in result.sources] for t in result.targets])
 
 
-def _write(axes: Axes, result: Ledger, tile: Tile, rows: list[str], start: int, numbers: bool) -> None:
+def _write(axes: Axes, result: Ledger, tile: Tile, rows: list[str], start: float, numbers: bool) -> None:
     for t, s in np.argwhere(~np.isnan(tile.values)):
         load, x, y = tile.values[t, s], start + s, rows.index(tile.rows[t])
         ink = "white" if load > 0.7 else "black"
         if numbers:
             axes.text(x + 0.5, y + 0.5, _short(load), ha="center", va="center_baseline", size="small", color=ink)
         if result.copy_edge[t, s]:
-            axes.text(x + 0.95, y + 0.03, "c", ha="right", va="top", size="x-small", color=ink)
+            axes.text(x + 0.95, y + 0.03, "c", ha="right", va="top", size="small", color=ink)
 
 
 def _short(load: float) -> str:

@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..analyses.patch_table import PatchMap, UnitPatchMap
 from ..core import InputError, check_name
+from .alt import describe, strongest
 from .canvas import canvas, legend, looks, named
 from .style import COLUMN, GREY
 from .tiles import Tile, draw, size
@@ -20,8 +21,9 @@ def patch(results: PatchMap | Mapping[str, PatchMap], ax: Axes | None = None) ->
     """Draw the effect of patching one layer and position, a tile a model, the first layer at the bottom.
 
     The effect is the share of the change from base to source that this one cell makes: signed, not clipped, blue
-    against the source's answer and red for it; the scale is the same for all models and reaches at least 1. Answer-only
-    and CoT run stand side by side when both are given by name; a dot marks a cell that is a gradient's approximation.
+    and with a dash against the source's answer, red for it; the scale is the same for all models and reaches at least
+    1. Answer-only and CoT run stand side by side when both are given by name; a dot marks a cell that is a gradient's
+    approximation.
 
     >>> from loadbearing.analyses import patch as measure
     >>> from loadbearing.hooks import load
@@ -34,13 +36,15 @@ def patch(results: PatchMap | Mapping[str, PatchMap], ax: Axes | None = None) ->
     for result in shown.values():
         _without_units(result)
     tiles = {name: _tile(result, result.effect()[0], result.coords["position"]) for name, result in shown.items()}
-    with canvas(ax, *size(tiles)) as axes:
+    with canvas(ax, *size(tiles, "effect")) as axes:
         starts = draw(axes, tiles, matplotlib.colormaps["RdBu_r"], _scale(tiles), "effect")
         for name, result in shown.items():
             row, column = np.nonzero(~result.exact[::-1])
             axes.plot(starts[name] + column + 0.5, row + 0.5, ".", color=GREY, markersize=1.5)
         axes.set_xlabel("position")
         axes.set_ylabel("layer")
+        found = {name: tile.told(signed=True) for name, tile in tiles.items()}
+        describe(axes, "Heat map: the effect of patching one place, by layer (row) and position (column).", found)
         return axes
 
 
@@ -68,10 +72,13 @@ def patch_heads(
             words = " ".join(part for part in (name, place if len(places) > 1 else "") if part)
             tiles[words] = _tile(result, effect[:, places.index(place)], result.coords["unit"])
     neurons = all(result.manifest.identity["site"] == "neurons" for result in shown.values())
-    with canvas(ax, *size(tiles)) as axes:
+    with canvas(ax, *size(tiles, "effect")) as axes:
         draw(axes, tiles, matplotlib.colormaps["RdBu_r"], _scale(tiles), "effect")
-        axes.set_xlabel("neuron" if neurons else "head")
+        unit = "neuron" if neurons else "head"
+        axes.set_xlabel(unit)
         axes.set_ylabel("layer")
+        found = {name: tile.told(signed=True) for name, tile in tiles.items()}
+        describe(axes, f"Heat map: the effect of patching one {unit}, by layer (row) and {unit} (column).", found)
         return axes
 
 
@@ -100,16 +107,19 @@ def patch_depth(
         lines |= {name if len(shown) > 1 else place: (result, places.index(place)) for place in chosen}
     with canvas(ax, COLUMN, 2.0) as axes:
         axes.axhline(0.0, color=GREY, linewidth=0.6)
+        found: dict[str, str] = {}
         for (name, (result, at)), (colour, marker) in zip(lines.items(), looks(len(lines)), strict=True):
             estimate, low, high = (bound[:, at] for bound in result.effect())
             layers = np.array(result.coords["layer"])
             axes.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
             axes.plot(layers, estimate, color=colour, marker=marker, label=name)
+            found[name] = strongest((f"layer {layer}", value) for layer, value in zip(layers, estimate, strict=True))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("layer")
         axes.set_ylabel("effect")
         if len(lines) > 1:
             legend(axes, 3)
+        describe(axes, "Lines over the layers: the effect of patching there, with 95 % intervals.", found)
         return axes
 
 

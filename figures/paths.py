@@ -10,6 +10,7 @@ from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
 from ..analyses.paths_table import Paths
+from .alt import describe
 from .canvas import canvas, named
 from .tiles import Tile, draw, size
 
@@ -20,9 +21,9 @@ def paths(results: Paths | Mapping[str, Paths], ax: Axes | None = None) -> Axes:
     """Draw the effect of each direct path, a tile a model: receivers from left to right, senders from below.
 
     Where all paths lead to one receiver, or from one sender, and the other ends are heads, the map is of layers (from
-    below) and heads. The effect is the share of the whole change that one path makes: signed, not clipped, blue against
-    the source's answer and red for it; the scale is the same for all models and reaches at least 1. Where no path leads
-    it is blank.
+    below) and heads. The effect is the share of the whole change that one path makes: signed, not clipped, blue and
+    with a dash against the source's answer, red for it; the scale is the same for all models and reaches at least 1.
+    Where no path leads it is blank.
 
     >>> from loadbearing.analyses.paths import paths as measure
     >>> from loadbearing.hooks import load
@@ -38,10 +39,13 @@ def paths(results: Paths | Mapping[str, Paths], ax: Axes | None = None) -> Axes:
     drawn = grids if heads else [_matrix(result) for result in shown.values()]
     tiles = dict(zip(shown, drawn, strict=True))
     reach = max(float(np.abs(tile.values[np.isfinite(tile.values)]).max(initial=1.0)) for tile in tiles.values())
-    with canvas(ax, *size(tiles)) as axes:
+    with canvas(ax, *size(tiles, "effect")) as axes:
         draw(axes, tiles, matplotlib.colormaps["RdBu_r"], Normalize(-reach, reach), "effect")
-        axes.set_xlabel("head" if heads else "receiver")
-        axes.set_ylabel("layer" if heads else "sender")
+        x, y = ("head", "layer") if heads else ("receiver", "sender")
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        found = {name: tile.told(signed=True) for name, tile in tiles.items()}
+        describe(axes, f"Heat map: the effect of each direct path, by {y} (row) and {x} (column).", found)
         return axes
 
 

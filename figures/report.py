@@ -5,18 +5,20 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from PIL import Image
 
 from ..core import printable
 from .style import MODEL_COLOURS, WIRE_COLOURS
 
 FILES = Path(__file__).parent / "report_files"
 LINE, CELL = 120, 2000  # characters of a name, and of a cell of a table, that are shown
-# What a figure shows, for those who do not see it; its numbers are in the tables and results.
+# What a figure is of, by the name of its file; its numbers are in the tables and results.
 MEANINGS = {
     "channels": "Shares of the three wires (direct, relay, tokens), for each variable, with 95 % intervals",
     "known": "Shares of the three wires of models whose wires are known, for each variable",
@@ -49,7 +51,15 @@ class Figure:
 
     @property
     def alt(self) -> str:
-        """What it shows, in words."""
+        """What it shows, in words: its own, else its caption."""
+        try:
+            return str(Image.open(BytesIO(self.png)).info["Description"])
+        except (KeyError, OSError, SyntaxError, ValueError):  # without words, or no whole PNG
+            return self.caption
+
+    @property
+    def caption(self) -> str:
+        """What it is a figure of."""
         kind = max((kind for kind in MEANINGS if self.name.startswith(kind)), key=len, default="")
         family = self.name[len(kind) :].strip("-")
         return MEANINGS.get(kind, "Figure") + (f" ({family})" if family else "")

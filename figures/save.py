@@ -10,18 +10,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..core import InputError, atomic_write, check_name
+from .alt import told
 from .canvas import figure_of
 from .style import FILES
 
 # A date in the file would make two copies of one figure differ.
 _METADATA: dict[str, dict[str, Any]] = {"pdf": {"CreationDate": None}, "png": {}, "svg": {"Date": None}}
+_WORDS = {"pdf": "Subject", "png": "Description", "svg": "Description"}  # under which each format keeps what is shown
 
 
 def save(ax: Axes, path: str | Path, formats: Iterable[str] = ("pdf", "png", "svg")) -> list[Path]:
     """Write the figure that the axes are in, one file per format, and return the paths.
 
     The same figure gives the same bytes; each file appears whole or not at all. PNG has 300 dots per inch, PDF embeds
-    its fonts, and the size is the figure's own: it fits the column.
+    its fonts, and the size is the figure's own: it fits the column. What `alt` says of its axes stands in the file: as
+    the description of a PNG or SVG, as the subject of a PDF.
 
     path: without suffix, which the format adds. Raises InputError for a path with the suffix of a format, and for an
     unknown format, before anything is written.
@@ -41,11 +44,13 @@ def save(ax: Axes, path: str | Path, formats: Iterable[str] = ("pdf", "png", "sv
             f"formats=({path.suffix.lstrip('.')!r},)"
         )
     figure = figure_of(ax)
+    words = told(figure)
+    about = {name: {**_METADATA[name], **({_WORDS[name]: words} if words else {})} for name in chosen}
     with rc_context(FILES), _as_found(figure):
         return [
             atomic_write(
                 path.with_name(f"{path.name}.{name}"),
-                lambda temporary, name=name: figure.savefig(temporary, format=name, metadata=_METADATA[name]),  # type: ignore[misc]
+                lambda temporary, name=name: figure.savefig(temporary, format=name, metadata=about[name]),  # type: ignore[misc]
             )
             for name in chosen
         ]

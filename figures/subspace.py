@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from ..analyses.subspace_table import MATCHED, RANDOM, SHUFFLED, SWAPPED, WHOLE, Subspace
+from .alt import highest
 from .canvas import named
 from .depth import by_depth
 from .style import GREY
@@ -38,8 +39,9 @@ def subspace(results: Subspace | Mapping[str, Subspace], ax: Axes | None = None)
     return by_depth(shown, ax, "share of pairs moved", lambda axes, name, left: _panel(axes, shown[name], left))
 
 
-def _panel(axes: Axes, result: Subspace, left: float) -> None:
-    """Draw one result from x = `left` on."""
+def _panel(axes: Axes, result: Subspace, left: float) -> dict[str, str]:
+    """Draw one result from x = `left` on; return where each line is highest."""
+    found = {}
     frame = result.frame()
     layers = list(result.coords["layer"])
     x = left + np.arange(len(layers))
@@ -52,12 +54,14 @@ def _panel(axes: Axes, result: Subspace, left: float) -> None:
         estimate, low, high = _of(frame, "trained", name, "moved", layers)
         axes.vlines(x, low, high, colors=colour, linewidths=0.8)
         axes.plot(x, estimate, color=colour, marker=marker, linestyle=line, label="" if left else name)
+        found[name] = highest(zip(map("layer {}".format, layers), estimate, strict=True))
     if "random-init" in result.coords["model"]:
         estimate, low, high = _of(frame, "random-init", SWAPPED, "moved", layers)
         colour = LOOKS[SWAPPED][0]
         axes.vlines(x, low, high, colors=GREY, linewidths=0.6)
         label = "" if left else "subspace, random model"
         axes.plot(x, estimate, color=colour, marker="o", markerfacecolor="white", linestyle=":", label=label)
+    return found
 
 
 def _of(frame: pd.DataFrame, model: str, intervention: str, quantity: str, layers: list[int]) -> list[np.ndarray]:

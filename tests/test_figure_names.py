@@ -59,7 +59,7 @@ SHOWN: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "subspace": ("subspace", {}),
 }
 ALONE = ("circularity", "decodability_map")  # take one result, and no name
-OTHERS = ("claims", "history", "latex", "save", "style")  # draw no result of an analysis, or nothing
+OTHERS = ("alt", "claims", "history", "latex", "save", "style")  # draw no result of an analysis, or nothing
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from loadbearing.analyses.decodability_table import CONTROLS, SHARES
 from loadbearing.core import InputError, Manifest, Result, UnknownNameError
 from loadbearing.figures.canvas import named
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
 WIRES = ("direct", "relay", "tokens")
 DIRECT, TOKENS, MIXTURE = (1.0, 0.0, 0.0), (0.0, 0.0, 1.0), (0.7, -0.05, 0.35)
 
@@ -132,6 +133,13 @@ def texts(axes: Axes) -> list[str]:
 def ticks(axes: Axes, which: str) -> dict[str, float]:
     axis = getattr(axes, f"{which}axis")
     return {label.get_text(): at for label, at in zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)}
+
+
+def inches(axes: Axes) -> tuple[float, float]:
+    """Width and height of the figure that axes are in."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    return float(figure.get_figwidth()), float(figure.get_figheight())
 
 
 def bars(axes: Axes, wire: str) -> list[float]:
@@ -313,6 +321,46 @@ def test_axes_in_axes_out_and_nothing_global_changes(name: str) -> None:
     own = draw(make_all()[name])
     assert own.figure.get_figwidth() == figures.COLUMN and own.xaxis.label.get_size() == 7.5
     assert dict(matplotlib.rcParams) == before
+
+
+@pytest.mark.parametrize("venue", figures.VENUES)
+def test_in_the_style_of_a_venue_figures_have_its_widths_and_letters(venue: str, tmp_path: Path) -> None:
+    matplotlib.rcParams["backend"]  # resolved when first read
+    before, result, printed = dict(matplotlib.rcParams), make_channels({"operand.1": TOKENS}), figures.VENUES[venue]
+    plain = figures.save(figures.channels(result), tmp_path / "before", ("pdf", "png"))
+    with figures.style(venue):
+        axes, own = figures.channels(result), plt.subplots()[1]
+        assert inches(axes)[0] == inches(own)[0] == printed.column
+        assert axes.xaxis.label.get_fontsize() == own.xaxis.label.get_fontsize() == printed.size
+        with figures.style():
+            assert inches(figures.channels(result))[0] == figures.COLUMN
+        wide = figures.commitment(dict.fromkeys("ab", load(RESULTS / "commitment.safetensors")))
+        assert inches(wide)[0] == printed.page
+        used = plt.subplots()[1]
+        assert figures.channels(result, used) is used
+    with figures.style(venue, columns=2):
+        assert inches(figures.channels(result))[0] == printed.page
+        assert plt.subplots()[0].get_figwidth() == printed.page
+    assert dict(matplotlib.rcParams) == before
+    after = figures.save(figures.channels(result), tmp_path / "after", ("pdf", "png"))
+    assert [path.read_bytes() for path in plain] == [path.read_bytes() for path in after]
+
+
+def test_heights_go_with_the_letters() -> None:
+    result = make_channels({"operand.1": TOKENS})
+    height = inches(figures.channels(result))[1]
+    with figures.style("nature"):
+        assert inches(figures.channels(result))[1] == pytest.approx(height * 7.0 / 7.5)
+
+
+def test_a_style_that_fails_leaves_nothing_set() -> None:
+    with pytest.raises(UnknownNameError, match=r"unknown venue 'neurip': expected one of aaai, .*; nearest: 'neurips'"):
+        figures.style("neurip")
+    with pytest.raises(InputError, match="expected 1 or 2 columns, got 3: a figure is as wide as a column"):
+        figures.style("acl", columns=3)
+    with pytest.raises(ZeroDivisionError), figures.style("jmlr"):
+        raise ZeroDivisionError
+    assert inches(figures.ledger(make_ledger()))[0] == figures.COLUMN
 
 
 @pytest.mark.parametrize("name", make_all())

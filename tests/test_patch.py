@@ -303,7 +303,7 @@ def test_places_before_a_pair_differs_cost_nothing(organism: Callable[[str], Any
     assert late.manifest.circumstance["forwards"] < 0.6 * early.manifest.circumstance["forwards"]
 
 
-@pytest.mark.parametrize("memory", ["20kB", "300kB", "1MB", "1GB"])
+@pytest.mark.parametrize("memory", ["300kB", "1MB", "1GB"])
 def test_less_memory_gives_the_same_map(
     memory: str, organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -319,7 +319,7 @@ def test_less_memory_gives_the_same_map(
 
     monkeypatch.setattr(module, "trace", watched)
     found = lb.analyses.patch(model, pairs, mode="cot", memory=memory)
-    assert max(sizes) == {"20kB": 1, "300kB": 1, "1MB": 3, "1GB": 24}[memory]  # pairs whose runs are kept at once
+    assert max(sizes) == {"300kB": 1, "1MB": 3, "1GB": 24}[memory]  # pairs whose runs are kept at once
     monkeypatch.undo()
     np.testing.assert_allclose(found.values, lb.analyses.patch(model, pairs, mode="cot").values, atol=1e-5)
 
@@ -365,7 +365,7 @@ def test_a_sweep_without_memory_goes_on_where_it_stopped(
     organism: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = organism("sft")
-    pairs = model.task.pairs(4)
+    pairs = model.task.pairs(2, vary="operand.1")
     whole = lb.analyses.patch(model, pairs, mode="cot")
     options: Any = {"mode": "cot", "memory": "20kB"}
     with monkeypatch.context() as patched:
@@ -390,7 +390,7 @@ def test_a_sweep_without_memory_goes_on_where_it_stopped(
     with pytest.raises(InputError, match=r"is of another sweep \(site differ\)"):
         lb.analyses.patch(model, pairs, "attn_out", resume=path, **options)
     with pytest.raises(InputError, match=r"is of another sweep \(pairs"):
-        lb.analyses.patch(model, model.task.pairs(4, seed=1), resume=path, **options)
+        lb.analyses.patch(model, model.task.pairs(2, seed=1, vary="operand.1"), resume=path, **options)
     resumed = lb.analyses.patch(model, pairs, resume=path, **options)
     np.testing.assert_allclose(resumed.values, whole.values, atol=1e-5)
     assert not path.exists()  # nothing is left to go on from
