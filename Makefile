@@ -5,7 +5,7 @@ OUT ?= study
 BIN := $(VENV)/bin
 ENV := HF_HUB_OFFLINE=1 MPLBACKEND=Agg
 
-.PHONY: study test coverage browser probes slow benchmark lint types docs check
+.PHONY: study test coverage oldest newest browser probes slow benchmark lint types docs check
 
 study: $(VENV)/installed
 	$(BIN)/loadbearing study --out $(OUT)
@@ -19,6 +19,18 @@ coverage: $(VENV)/installed-dev browser
 	$(ENV) $(BIN)/coverage run -m pytest -m "not slow" -n auto --dist loadfile
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
+
+# The tests with the oldest versions that pyproject.toml allows, and with the newest there are.
+oldest: browser
+	$(PYTHON) -m venv $(VENV)-oldest
+	sed -n '/^dependencies/,/^]/s/^  "\([a-z0-9-]*\)>=\([0-9.]*\).*/\1==\2/p' pyproject.toml > $(VENV)-oldest/versions.txt
+	$(VENV)-oldest/bin/python -m pip install --constraint $(VENV)-oldest/versions.txt --editable '.[dev]'
+	$(ENV) $(VENV)-oldest/bin/python -m pytest -m "not slow" -n auto --dist loadfile
+
+newest: browser
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python -m pip install --editable '.[dev]'
+	$(ENV) $(VENV)-newest/bin/python -m pytest -m "not slow" -n auto --dist loadfile
 
 # Chromium, in which the tests open the report; elsewhere than on Debian and Ubuntu, install it by hand.
 browser:

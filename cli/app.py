@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from . import makers
 from .carrying import ablation, behaviour, channels, ledger
@@ -67,6 +67,17 @@ class Contents(TyperGroup):
         return found
 
 
+class Command(TyperCommand):
+    """One command; the bars of transformers are turned off when it runs, since its help is to load nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run it."""
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        return super().invoke(ctx)
+
+
 app = typer.Typer(cls=Contents, no_args_is_help=True, pretty_exceptions_enable=False)
 organisms = typer.Typer(no_args_is_help=True, help="The small models whose mechanism is known.")
 
@@ -74,14 +85,11 @@ organisms = typer.Typer(no_args_is_help=True, help="The small models whose mecha
 @app.callback()
 def loadbearing() -> None:
     """How much of the answer is computed in one pass, how much do tokens carry?"""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
 
 
 def _add(to: typer.Typer, words: str, command: Callable[..., None], short: str, example: str, **options: Any) -> None:
     epilog = f"Example: loadbearing {words} {example}".rstrip()
-    to.command(words.split()[-1], short_help=short, epilog=epilog, **options)(command)
+    to.command(words.split()[-1], cls=Command, short_help=short, epilog=epilog, **options)(command)
 
 
 for panel, commands in COMMANDS.items():

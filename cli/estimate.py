@@ -13,6 +13,7 @@ from .estimate_fits import drawing, probing, reading
 from .measured import ALTERED, COT, PATCHED, PROBED, READ, SWAPPED, Unmeasured
 from .own_folder import CHUNK
 from .own_steps import Subject, labelled
+from .study import FIGURES
 
 FEW, MORE = 2, 8  # problems or pairs that are timed; what the second costs beyond the first grows with their number
 FIGURE = 100_000  # bytes of a figure as PDF and PNG, about
@@ -137,7 +138,7 @@ def _steps(subject: Subject, steps: list[str], forwards: Any, written: Line, run
             seconds += speed.fixed + min(rows, most or rows) * samples * forwards[row] * speed.each
     seconds += probing(subject, runs) if "decodability" in steps else 0.0
     seconds += reading(subject, runs) if "beyond" in steps else 0.0
-    drawn_once = {"channels", "ledger", "behaviour", "errors", "decodability"} & set(steps)
+    drawn_once = {kind for _, kind in FIGURES.values()} & set(steps)
     maps = sum(map(subject.model.supports, MODES)) if "patch" in steps else 0
     return seconds + (len(drawn_once) + maps) * drawing(measured)
 

@@ -124,19 +124,25 @@ def show(
     *,
     as_json: bool = False,
 ) -> None:
-    """Print a table and what is to be known of it, or the whole frame as JSON; save where that is asked for."""
+    """Print a table and what is to be known of it, or the whole frame as JSON; save where that is asked for.
+
+    Raises InputError where it cannot be saved: what was measured is printed all the same, "saved" is null then.
+    """
     from ..core import printable
 
     if not as_json:
         print_table(table)
         for name, value in (notes or {}).items():
             typer.echo(printable(f"- {name}: {value}"))
-    saved = None if save is None else _saved(result, save)
-    if as_json:
-        made = result.manifest
-        told = {"kind": result.kind, "identity": made.identity, "circumstance": made.circumstance}
-        print_json({**told, "table": result.frame(), "notes": notes or {}, "saved": saved})
-    elif saved is not None:
+    saved = None
+    try:
+        saved = None if save is None else _saved(result, save)
+    finally:
+        if as_json:
+            made = result.manifest
+            told = {"kind": result.kind, "identity": made.identity, "circumstance": made.circumstance}
+            print_json({**told, "table": result.frame(), "notes": notes or {}, "saved": saved})
+    if saved is not None and not as_json:
         typer.echo(saved)
 
 

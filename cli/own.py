@@ -152,8 +152,9 @@ def _report(subject: Subject, folder: Folder, found: Measured) -> pd.DataFrame:
         if kind == "behaviour" and not found.accuracy:
             notes.append("figure behaviour: no gold answer is known, and it shows how many are right")
         elif kind in found.results:
+            shown, options = {label: found.results[kind]}, _probed(subject, found, kind)
             try:
-                draw_figure(function, {label: found.results[kind]}, folder.path / "figures" / name)
+                draw_figure(function, shown, folder.path / "figures" / name, **options)
             except InputError as reason:
                 notes.append(f"figure {name}: {reason}")
     text = told(table, label, found, counts, notes)
@@ -166,6 +167,15 @@ def _report(subject: Subject, folder: Folder, found: Measured) -> pd.DataFrame:
     keep(folder.path / "results" / FILE, kept)
     write_report(folder.path)
     return table
+
+
+def _probed(subject: Subject, found: Measured, kind: str) -> dict[str, str]:
+    """The variable that a figure is to name, where probes read another than the answer."""
+    if kind not in ("decodability", "beyond"):
+        return {}
+    probes: Any = found.results[kind]
+    last = probes.variables[-1]
+    return {} if is_answer(subject.drawn.problems, last) else {"variable": last}
 
 
 def ask(text: str) -> bool:

@@ -164,14 +164,16 @@ FIGURES = {
     "behaviour": ("behaviour", "behaviour"),
     "errors": ("errors", "errors"),
     "decodability": ("decodability", "decodability"),
+    "beyond": ("beyond", "beyond"),
+    "commitment": ("commitment", "commitment"),
     "patch-answer-only": ("patch", "patch-answer-only"),
     "patch-cot": ("patch", "patch-cot"),
 }
 
 
-def draw(function: str, results: Any, path: Path) -> None:
-    """Draw and save one figure."""
-    ax = getattr(figures, function)(results)
+def draw(function: str, results: Any, path: Path, **options: Any) -> None:
+    """Draw and save one figure; options: of its function."""
+    ax = getattr(figures, function)(results, **options)
     figures.save(ax, path, formats=("pdf", "png"))
     plt.close(ax.figure)
 

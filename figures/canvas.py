@@ -19,7 +19,7 @@ from matplotlib.ticker import Formatter, FuncFormatter
 from matplotlib.transforms import Bbox
 
 from ..core import InputError, Result, printable
-from .style import LITERAL, MODEL_COLOURS, MODEL_MARKERS, PAPER, look, sized
+from .style import LITERAL, MODEL_COLOURS, MODEL_MARKERS, PAPER, sized, venue_style
 
 R = TypeVar("R", bound=Result)
 # Names may be of any length: characters of a line and lines of a text that are drawn where there is room enough.
@@ -29,6 +29,7 @@ MARGIN = 0.65  # inches of a figure that are no room for names: axes' names, num
 BOLD = 1.1  # how much wider bold letters are
 
 _legends: WeakKeyDictionary[Axes, tuple[int, dict[str, Any]]] = WeakKeyDictionary()  # asked for, and not yet made
+_parses: WeakKeyDictionary[Figure, bool] = WeakKeyDictionary()  # whether texts of users' figures may be formulas
 
 
 def named(results: object, kind: type[R]) -> dict[str, R]:
@@ -59,32 +60,42 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
     if ax is not None:
         box, dpi = ax.get_window_extent(), figure_of(ax).dpi
         before, room = _texts(ax), _room(box.width / dpi + MARGIN, box.height / dpi + MARGIN)
+        _legends.pop(ax, None)  # of a drawing that failed
+        _parses[figure_of(ax)] = bool(rcParams["text.parse_math"])
         with rc_context(LITERAL):
             yield ax
-            _make_literal(ax, before, room)
-            _fit_legend(ax)
+            _finish(ax, before, room)
         return
     size = sized(width, height)
-    with look():
+    with venue_style():
         figure, ax = plt.subplots(figsize=size, layout="constrained")
         yield ax
-        _make_literal(ax, {}, _room(*size))
-        _fit_legend(ax)
+        _finish(ax, {}, _room(*size))
         figure.draw_without_rendering()  # makes the ticks, which otherwise take their style from the time of saving
+
+
+def lay_out(figure: Figure) -> None:
+    """Put everything in its place, to measure it. This makes ticks, those of others in their owner's way."""
+    with rc_context({"text.parse_math": _parses.get(figure, False)}):
+        figure.draw_without_rendering()
 
 
 Found = dict[int, object]
 
 
 def _texts(ax: Axes) -> Found:
-    """The texts of the figure that axes are in, and where its axes take their tick labels from."""
-    figure = figure_of(ax)
-    found: Found = {id(text): text.get_text() for text in figure.findobj(Text)}
-    return found | {id(axis): axis.get_major_formatter() for axis in _axes(figure)}
+    """The texts of axes, and where these and those inside take their tick labels from."""
+    found: Found = {id(text): text.get_text() for text in ax.findobj(Text)}
+    return found | {id(axis): axis.get_major_formatter() for axis in _axes(ax)}
 
 
-def _axes(figure: Figure) -> list[Axis]:
-    return [axis for axes in figure.findobj(Axes) for axis in (axes.xaxis, axes.yaxis)]
+def _axes(ax: Axes) -> list[Axis]:
+    return [axis for axes in ax.findobj(Axes) for axis in (axes.xaxis, axes.yaxis)]
+
+
+def _finish(ax: Axes, before: Found, room: tuple[float, float]) -> None:
+    _make_literal(ax, before, room)
+    _fit_legend(ax)
 
 
 def _room(width: float, height: float) -> tuple[float, float]:
@@ -100,9 +111,9 @@ def _zoom() -> float:
 
 def _make_literal(ax: Axes, before: Found, room: tuple[float, float]) -> None:
     """Show what is new since `before` as it is written: names and tokens are no formulas, and some cannot be drawn."""
-    figure, (wide, high) = figure_of(ax), room
+    wide, high = room
     beside = 0.0  # inches that names beside the axes take
-    for axis in _axes(figure):
+    for axis in _axes(ax):
         formatter = axis.get_major_formatter()
         if isinstance(formatter, FuncFormatter) and before.get(id(axis)) is not formatter:  # that of given labels
             upright = axis is axis.axes.yaxis
@@ -112,8 +123,8 @@ def _make_literal(ax: Axes, before: Found, room: tuple[float, float]) -> None:
             for at, label in zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=False):
                 label.set_parse_math(False)
                 beside = max(beside, _inches(shown(at)) if upright else 0.0)
-    labels = [axis.label for axis in _axes(figure)]
-    for text in figure.findobj(Text):
+    labels = [axis.label for axis in _axes(ax)]
+    for text in ax.findobj(Text):
         if before.get(id(text)) != text.get_text():
             text.set_parse_math(False)
             text.set_text(literal(text.get_text(), inf if text in labels else max(LEAST, wide - beside)))
@@ -199,7 +210,7 @@ def _fit_legend(axes: Axes) -> None:
     for ncols in range(columns, 0, -1):
         drawn = axes.legend(handles, names, ncols=ncols, **look)
         drawn.set_in_layout(False)  # measured where the axes are without it
-        figure.draw_without_rendering()
+        lay_out(figure)
         box, own = axes.get_window_extent(), drawn.get_window_extent()
         around = figure.bbox.padded(-pad) if alone else Bbox.union([box, axes.get_tightbbox() or box])
         over, free = max(0.0, own.x1 - (around.x1 if alone else box.x1)), max(0.0, own.x0 - around.x0)

@@ -21,9 +21,9 @@ def patch(results: PatchMap | Mapping[str, PatchMap], ax: Axes | None = None) ->
     """Draw the effect of patching one layer and position, a tile a model, the first layer at the bottom.
 
     The effect is the share of the change from base to source that this one cell makes: signed, not clipped, blue
-    and with a dash against the source's answer, red for it; the scale is the same for all models and reaches at least
-    1. Answer-only and CoT run stand side by side when both are given by name; a dot marks a cell that is a gradient's
-    approximation.
+    and with a dash (beyond a tenth of the scale) against the source's answer, red for it; the scale is the same for all
+    models and reaches at least 1. Answer-only and CoT run stand side by side when both are given by name; a dot marks a
+    cell that is a gradient's approximation.
 
     >>> from loadbearing.analyses import patch as measure
     >>> from loadbearing.hooks import load

@@ -26,6 +26,8 @@ MEANINGS = {
     "behaviour": "What becomes of the answer when the chain of thought is cut, emptied, or made wrong",
     "errors": "How often answers and steps are right or wrong",
     "decodability": "Bits that a linear probe reads of each variable, along the run",
+    "beyond": "Bits that the text so far, and the state beyond it, tell of a value, along the chain of thought",
+    "commitment": "How often the final answer can be told already, from no step kept to all",
     "patch-answer-only": "Heat map: what patching a state does when the answer is given at once, layer by position",
     "patch-cot": "Heat map: what patching a state does in the run with a chain of thought, layer by position",
     "claims": "The measured endpoint of every claim with its interval, beside the threshold that was claimed",
@@ -54,7 +56,7 @@ class Figure:
         """What it shows, in words: its own, else its caption."""
         try:
             return str(Image.open(BytesIO(self.png)).info["Description"])
-        except (KeyError, OSError, SyntaxError, ValueError):  # without words, or no whole PNG
+        except (KeyError, OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # no words, or no sound PNG
             return self.caption
 
     @property

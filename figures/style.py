@@ -71,7 +71,8 @@ class Venue:
 
 MM = 1 / 25.4
 # Widths are those of the style files and of the guides for authors; most are also in tueplots (figsizes.py). Of the
-# sizes, those of IEEE (8 to 10 points), Nature (5 to 7) and PNAS (6 to 8) are rules; the others suit the text around.
+# sizes, those of Nature (5 to 7 points) and PNAS (6 to 8) are rules; the others suit the text around. IEEE asks for 8
+# to 10 points: names have 8, numbers beside axes less, since more would not fit its column.
 VENUES = {
     "aaai": Venue(3.3, 7.0, 7.5),  # aaai.sty: text of 7 inches, columns 0.375 inches apart
     "acl": Venue(3.03, 6.3, 7.5),  # acl.sty: text of 16 cm, columns of 7.7 cm
@@ -119,13 +120,13 @@ def style(venue: str | None = None, columns: int = 1) -> AbstractContextManager[
 def _set(venue: Venue, columns: int) -> Iterator[None]:
     before = _now.set((venue, columns))
     try:
-        with look():
+        with venue_style():
             yield
     finally:
         _now.reset(before)
 
 
-def look() -> AbstractContextManager[None]:
+def venue_style() -> AbstractContextManager[None]:
     """A context in which matplotlib draws as for the venue that is set."""
     venue, _ = _now.get()
     size, small = venue.size, venue.size - 0.5

@@ -13,7 +13,7 @@ from matplotlib.colors import Colormap, Normalize
 from matplotlib.font_manager import FontProperties
 
 from .alt import highest, number, short, strongest
-from .canvas import figure_of, inches_of, literal, merged, title, title_inches
+from .canvas import figure_of, inches_of, lay_out, literal, merged, title, title_inches
 from .style import COLUMN, DOUBLE_COLUMN
 
 GAP = 1  # columns between two tiles
@@ -135,7 +135,7 @@ def _label(axes: Axes, tiles: Mapping[str, Tile], rows: list[str], starts: Mappi
 def cell_points(axes: Axes) -> tuple[float, float]:
     """Width and height of a cell in points, as the axes are laid out now."""
     figure = figure_of(axes)
-    figure.draw_without_rendering()
+    lay_out(figure)
     box = axes.get_window_extent()
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     return box.width * 72 / figure.dpi / abs(right - left), box.height * 72 / figure.dpi / abs(top - bottom)

@@ -203,6 +203,14 @@ def test_an_error_stays_one_line_on_stderr(run: Run) -> None:
     assert done.err.count("\n") == 1 and "nearest: 'sft'" in done.err
 
 
+def test_what_was_measured_is_printed_where_it_cannot_be_saved(run: Run) -> None:
+    name = f"{'x' * 240}.safetensors"  # may be a file's name, but leaves no room for that of a temporary one beside it
+    done = run(*example("ledger"), "--quiet", "--json", "--save", name)
+    assert done.status == 2 and done.err.startswith("loadbearing: the result could not be written to xxx")
+    assert done.err.count("\n") == 1 and not any(Path().iterdir())
+    assert done.told["kind"] == "ledger" and done.told["table"] and done.told["saved"] is None
+
+
 def test_a_model_that_fails_ends_with_status_one(run: Run) -> None:
     shutil.copytree(lb.hooks.organism_folder("sft"), "broken")
     weights = load_file("broken/model.safetensors")
@@ -273,14 +281,30 @@ def test_values_complete(line: str, run: Run, monkeypatch: pytest.MonkeyPatch) -
     assert run().out.split() == TYPED[line]
 
 
-def test_completion_loads_no_model_library() -> None:
+def loaded_by(*words: str, **environment: str) -> tuple[str, set[str]]:
+    """What a command prints in a process of its own, and which heavy libraries it loads."""
     heavy = "{'torch', 'transformers', 'matplotlib', 'numpy'}"
-    code = f"import atexit, sys; atexit.register(lambda: print({heavy} & {{*sys.modules}}, file=sys.stderr))"
+    code = f"import atexit, sys; atexit.register(lambda: print(*{heavy} & {{*sys.modules}}, file=sys.stderr))"
+    given = [sys.executable, "-c", f"{code}; from loadbearing.cli import main; main()", *words]
+    done = subprocess.run(given, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    return done.stdout, set(done.stderr.split())
+
+
+def test_completion_loads_no_model_library() -> None:
     line = "loadbearing study --model organism:sft --organisms copy-t"
     given = {"_LOADBEARING_COMPLETE": "complete_bash", "COMP_WORDS": line.replace(" ", "\n"), "COMP_CWORD": "5"}
-    words = [sys.executable, "-c", f"{code}; from loadbearing.cli import main; main()"]
-    done = subprocess.run(words, env={**os.environ, **given}, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["copy-tokens"] and done.stderr.strip() == "set()"
+    said, loaded = loaded_by(**given)
+    assert said.split() == ["copy-tokens"] and loaded == set()
+
+
+@pytest.mark.parametrize("words", ["", "channels", "study", "organisms", "organisms train"])
+def test_help_loads_no_model_library(words: str) -> None:
+    said, loaded = loaded_by(*words.split(), "--help")
+    assert f"Usage: loadbearing {words}".rstrip() in said and loaded == set()
+
+
+def test_a_command_that_runs_loads_them() -> None:
+    assert {"torch", "transformers"} <= loaded_by("doctor", "--model", "organism:sftt")[1]
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,16 @@ def test_the_check_sees_what_it_is_for() -> None:
     found = "\n".join(faults(figure))
     assert "'first' covers 'second'" in found and "cut' is cut off" in found
     assert "'tiny' has 4.0 points" in found and "what is drawn needs" in found
+
+
+@pytest.mark.parametrize("case", {function: case for case, (function, _) in CASES.items()}.values())
+def test_axes_beside_it_stay_as_their_owner_made_them(case: str) -> None:
+    with plt.rc_context({"text.parse_math": True}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3))
+        right.loglog([1, 1e6], [1, 1e6])
+        right.set_title("$x^2$")
+        draw(*CASES[case], left)
+        labels = [*right.get_xticklabels(), *right.get_yticklabels(), right.title]
+        assert all(label.get_parse_math() for label in labels if "$" in label.get_text())
+        assert sum("$" in label.get_text() for label in labels) > 3
+        plt.close(figure)

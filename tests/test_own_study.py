@@ -60,7 +60,8 @@ def test_questions_without_partners(tmp_path: Path, sums: str, capsys: Said) -> 
     assert said.startswith("about ")
     assert (out / "table.txt").read_text() in said
     assert "- ledger: " in said and "- decodability: not made for answer-only" in said
-    assert {path.stem for path in (out / "figures").glob("*.png")} == {"behaviour", "channels", "patch-cot"}
+    drawn = {path.stem for path in (out / "figures").glob("*.png")}
+    assert drawn == {"behaviour", "channels", "commitment", "patch-cot"}
     assert isinstance(lb.load(out / "results" / "channels.safetensors"), lb.analyses.Channels)
 
 

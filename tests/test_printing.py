@@ -3,15 +3,19 @@
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from loadbearing import analyses, figures, hooks
+from loadbearing import analyses, figures, hooks, load
+from loadbearing.analyses.interval import interval_text
 from loadbearing.core import InputError, Manifest
 from loadbearing.core.result import SHOWN
 
+RESULTS = Path(__file__).parents[1] / "docs" / "results"
+SAVED = sorted(RESULTS.glob("*.safetensors"))
 NASTY = "<b>$x^2_1$ & 50% #1 {~} \\cmd\x1b[31m\u202e"
 
 
@@ -95,6 +99,12 @@ def test_a_hostile_name_is_text_in_a_terminal_in_a_notebook_and_in_a_paper(made:
     assert not re.search(r"(?<!\\)[$%#_^]", body) and body.count("&") - body.count("\\&") == 1
 
 
+def _cells(written: str) -> list[list[str]]:
+    """The cells of a table, its head first."""
+    lines = [line.removesuffix(" \\\\") for line in written.splitlines() if line.endswith("\\\\")]
+    return [line.split(" & ") for line in lines]
+
+
 class TestLatex:
     def test_rows_and_columns_are_those_of_the_table(self, made: dict[str, Any]) -> None:
         table = made["channels"].table()
@@ -117,8 +127,8 @@ class TestLatex:
         assert "\\label{tab:ledger}" in written and "\\begin{table}" not in figures.latex(made["ledger"])
 
     def test_what_cannot_be_a_table_is_told(self, made: dict[str, Any]) -> None:
-        with pytest.raises(InputError, match="the table of a patch is text: give its frame"):
-            figures.latex(made["patch"])
+        with pytest.raises(InputError, match="expected a Result or a dict of name to Result, got an empty dict"):
+            figures.latex({})
         with pytest.raises(InputError, match="expected results of one kind in a table, got channels, ledger"):
             figures.latex({"a": made["channels"], "b": made["ledger"]})
         with pytest.raises(InputError, match=r"unknown column 'token'.*nearest: 'tokens'"):
@@ -126,3 +136,55 @@ class TestLatex:
 
     def test_a_missing_number_is_a_dash(self) -> None:
         assert "\n- & 0.50 \\\\\n" in figures.latex(pd.DataFrame({"a": [float("nan")], "b": [0.5]}))
+        missing = pd.DataFrame({"a": pd.array([None, 2], dtype="Int64"), "b": [None, "x"]})
+        assert _cells(figures.latex(missing))[1:] == [["-", "-"], ["2", "x"]]
+
+    @pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+    def test_every_kind_of_result_has_a_table_with_its_intervals(self, path: Path) -> None:
+        result = load(path)
+        table = result.table()
+        source = result.frame() if isinstance(table, str) else table
+        written = figures.latex(result)
+        head, *rows = _cells(written)
+        assert "\\toprule" in written and len(rows) == len(source) and {len(row) for row in rows} == {len(head)}
+        assert not {"low", "high"} & set(head)
+        if {"low", "high"} <= set(source.columns):
+            folded = source.columns[list(source.columns).index("low") - 1]
+            known = source["low"].notna()
+            assert known.any() and folded in head
+            cells = pd.Series([row[head.index(folded)] for row in rows])
+            numbers = source.loc[known, [folded, "low", "high"]].to_numpy()
+            assert list(cells[known]) == [interval_text(*row) for row in numbers]
+            assert not cells[~known].str.contains("[", regex=False).any()
+
+    def test_the_ledger_has_the_interval_of_every_load(self) -> None:
+        result = load(RESULTS / "ledger.safetensors")
+        assert isinstance(result, analyses.Ledger)
+        head, *rows = _cells(figures.latex(result))
+        for row in rows:
+            for source, cell in zip(head[1:], row[1:], strict=True):
+                load_of = result.rate("load", row[0], source)
+                assert cell.strip("()") == interval_text(*load_of[:3])
+        assert rows[-1][-1].startswith("(") and "[" in rows[-1][-1]  # the copy of the last step
+
+    def test_rows_of_a_frame_can_be_chosen_first(self) -> None:
+        frame = load(RESULTS / "decodability.safetensors").frame()
+        chosen = frame.query("quantity == 'bits' and variable == 'v_1'")
+        head, *rows = _cells(figures.latex(chosen, columns=["position", "layer", "estimate"]))
+        assert head == ["position", "layer", "estimate"] and 0 < len(rows) == len(chosen) < len(frame)
+        assert [row[1] for row in rows] == [str(int(layer)) for layer in chosen["layer"]]
+
+    def test_each_number_takes_its_own_bounds(self) -> None:
+        whole = {"mean": [1.0, 2.0], "mean_low": [0.5, float("nan")], "mean_high": [1.5, float("nan")]}
+        other = {"effect": [-0.001, float("nan")], "low": [-0.5, 0.0], "high": [0.5, 0.0], "seen_high": [3.0, -0.0]}
+        assert _cells(figures.latex(pd.DataFrame(whole | other))) == [
+            ["mean", "effect", "seen\\_high"],
+            ["1.00 [0.50, 1.50]", "0.00 [-0.50, 0.50]", "3.00"],
+            ["2.00", "-", "0.00"],
+        ]
+
+    def test_a_table_with_models_of_its_own_keeps_them(self) -> None:
+        result = load(RESULTS / "subspace.safetensors")
+        alone, named = _cells(figures.latex(result)), _cells(figures.latex({"mine": result}))
+        assert alone[0][0] == "model" and {row[0] for row in alone[1:]} == set(result.frame()["model"])
+        assert named == [["result", *alone[0]], *(["mine", *row] for row in alone[1:])]

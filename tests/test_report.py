@@ -19,7 +19,7 @@ from loadbearing.cli import main
 from loadbearing.cli.own import run_own_study
 from loadbearing.cli.page import PAGE, write_report
 from loadbearing.cli.single import FILE, single
-from loadbearing.cli.study import run_study
+from loadbearing.cli.study import FIGURES, run_study
 from loadbearing.core import InputError
 from loadbearing.hooks import generate
 
@@ -158,6 +158,9 @@ def test_a_study_writes_a_page_that_needs_nothing(debate: Path, opened: Opened) 
     assert page.locator("table:not(:has(caption))").count() == page.locator("th:not([scope])").count() == 0
     figures = page.locator("figure img")
     assert figures.count() == len(list((debate / "figures").glob("*.png"))) > 0
+    drawn = {path.stem for path in (debate / "figures").glob("*.png")}
+    assert drawn == {*FIGURES} - {"known"}  # of models that were set by hand
+    assert "Figure" not in page.locator("figcaption").all_inner_texts()
     for figure in figures.all():
         assert figure.get_attribute("alt")
         assert figure.evaluate("image => image.complete && image.naturalWidth") > 100
@@ -225,30 +228,55 @@ def test_the_eight_cells_are_those_of_the_pair(own: Path, opened: Opened) -> Non
             assert float(p_own) == pytest.approx(np.exp(log_p[1]), abs=0.006)
 
 
-def test_filters_count_and_show_what_they_say(own: Path, opened: Opened) -> None:
-    channels, page = result(own, "channels"), opened(own / PAGE)
-    pairs = json.loads((own / "results" / FILE).read_text())["pairs"]
-    follows = {keys[d] for i, keys in enumerate(pairs) for d in (0, 1) if channels.outcome[i, d, 4] == 0}
-    keeps = {keys[d] for i, keys in enumerate(pairs) for d in (0, 1) if channels.outcome[i, d, 4] == 1}
-    assert follows and keeps
-    for name, expected in (("follows the donor", follows), ("keeps its own", keeps)):
-        button = page.locator("#outcomes button", has_text=name)
-        expect(button).to_contain_text(str(len(expected)))
+def click_outcomes(page: Page, run: Path, cell: int) -> list[int]:
+    """Click every outcome under one change and hold what is shown against the result; how many problems have each."""
+    channels, found = result(run, "channels"), []
+    pairs = json.loads((run / "results" / FILE).read_text())["pairs"]
+    for code, name in enumerate(channels.coords["outcome"]):
+        expected = {pairs[row][direction] for row, direction in np.argwhere(channels.outcome[..., cell] == code)}
+        found.append(len(expected))
+        button = page.locator("#outcomes button", has_text=SAID[name])
+        expect(button.locator("b")).to_have_text(str(len(expected)))
+        if not expected:
+            expect(button).to_be_disabled()
+            continue
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
         expect(page.locator("#range")).to_contain_text(f"of {len(expected)}")
-        first = page.locator("#list .prompt").first.inner_text()
-        expect(page.locator("#detail h3")).to_have_text(first)
-        assert first in expected
+        shown = page.locator("#list .prompt").all_inner_texts()
+        assert len(shown) == len(expected) and set(shown) == expected
+        assert page.locator("#detail h3").inner_text() in expected
         button.click()
+    return found
+
+
+def test_every_outcome_shows_the_problems_that_have_it(copied: Path, opened: Opened) -> None:
+    """Outcomes are drawn, since this model has two of the four; one change is left with a single one."""
+    channels = result(copied, "channels")
+    outcome = np.random.default_rng(0).integers(len(SAID), size=channels.outcome.shape, dtype=np.int8)
+    outcome[..., 7] = channels.coords["outcome"].index("broken")
+    replace(channels, outcome=outcome).save(copied / "results" / "channels.safetensors")
+    page = opened(write_report(copied))
+    for cell in range(8):
+        page.get_by_label("What is changed").select_option(f"cell:{cell}")
+        shown = click_outcomes(page, copied, cell)
+        assert (min(shown) > 0) if cell < 7 else shown == [0, 0, 0, max(shown)]
+
+
+def test_filters_count_and_show_what_they_say(own: Path, opened: Opened) -> None:
+    page = opened(own / PAGE)
+    follows, keeps, *_ = click_outcomes(page, own, 4)
+    assert follows and keeps
     everything = json.loads((own / "results" / FILE).read_text())["problems"]
     expect(page.locator("#range")).to_contain_text(f"of {everything}")
     ledger = result(own, "ledger")
     page.get_by_label("What is changed").select_option(label="step.1 swapped, step.2 decoded")
     load = ledger.by_problem("load", "step.2", "step.1")
     expect(page.locator("#outcomes button").first).to_contain_text(str(int(np.nansum(load == 1))))
+    page.locator("#outcomes button:enabled").first.click()
     page.get_by_label("Find").fill("no such text")
     expect(page.locator("#range")).to_have_text("no problem")
+    expect(page.locator("#list button")).to_have_count(0)
 
 
 def test_hovering_shows_a_step_and_leaves_what_was_chosen(own: Path, opened: Opened) -> None:
