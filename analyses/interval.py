@@ -66,8 +66,16 @@ def interval_text(estimate: float, low: float, high: float) -> str:
     """
     if math.isnan(estimate):
         return "-"
-    shown = [round(value, 2) + 0.0 for value in (estimate, low, high)]
-    return "{:.2f} [{:.2f}, {:.2f}]".format(*shown)
+    return f"{number_text(estimate)} [{number_text(low)}, {number_text(high)}]"
+
+
+def number_text(value: float) -> str:
+    """A number to two decimals, without a minus before zero.
+
+    >>> number_text(-0.001)
+    '0.00'
+    """
+    return f"{round(value, 2) + 0.0:.2f}"
 
 
 def accuracy_text(accuracy: float, unknown: int = 0) -> str:

@@ -31,7 +31,6 @@ def run_own_study(
     *,
     loading: Mapping[str, Any] | None = None,
     resume: bool = False,
-    only_estimate: bool = False,
     agree: Callable[[str], bool] | None = None,
     progress: bool = True,
     **options: Any,
@@ -41,7 +40,7 @@ def run_own_study(
     model: what `hooks.load` takes, with `loading` as its arguments, or a Model; task: a spec or a Task, by default the
         organism's own
     resume: go on with the study in the folder, if it is of the same model, questions and options
-    only_estimate: print what it would take, and stop; agree: asked with that text, False stops too
+    agree: asked with what it would take, False stops
     options: see `Options`
 
     Returns the row of the table (empty where it was stopped). Raises InputError for a folder with something else in it,
@@ -49,9 +48,6 @@ def run_own_study(
     reason is told in the notes.
     """
     subject, steps = _subject(model, task, loading, options)
-    if only_estimate:
-        print(estimate(subject, steps).text())
-        return pd.DataFrame()
     with Folder.open(Path(out), identity_of(subject.model, subject.drawn, subject.options), resume) as folder:
         if not folder.finished:
             text = estimate(subject, steps).text()
@@ -65,7 +61,11 @@ def run_own_study(
 
 
 def estimate_own_study(
-    model: str, task: str | None = None, *, loading: Mapping[str, Any] | None = None, **options: Any
+    model: str | Path | hooks.Model,
+    task: str | tasks.Task | None = None,
+    *,
+    loading: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Estimate:
     """What `run_own_study` with the same arguments would take."""
     return estimate(*_subject(model, task, loading, options))

@@ -131,9 +131,8 @@ class Result:
         if isinstance(shown, pd.DataFrame):
             rows = shown.head(SHOWN).map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
             rows = rows.rename(columns=lambda name: printable(str(name)))
-            table = rows.to_html(index=False, border=0, na_rep="-") + (
-                f"<p>{more}</p>" if (more := _more(shown)) else ""
-            )
+            more = _more(shown)
+            table = rows.to_html(index=False, border=0, na_rep="-") + (f"<p>{more}</p>" if more else "")
         else:
             table = f"<pre>{escape(printable(shown))}</pre>"
         return f"<p>{escape(printable(self._head()))}</p>\n{table}"

@@ -1,4 +1,4 @@
-"""Make the small results that the page of the figures draws: `python docs/saved_results.py` (a minute, on one core).
+"""Make the small results that the page of the figures draws: `python docs/saved_results.py`.
 
 They show what figures look like: few problems, fixed seeds. `make study` measures enough to say something.
 """

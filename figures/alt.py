@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from ..analyses.interval import number_text
 from ..core import InputError, printable
 
 MOST, NAME = 600, 30  # characters of a description, and of a name in it
@@ -61,7 +62,7 @@ def number(value: float) -> str:
     >>> number(-0.001), number(float("nan"))
     ('0.00', 'not measured')
     """
-    return f"{value:.2f}".replace("-0.00", "0.00") if math.isfinite(value) else "not measured"
+    return number_text(value) if math.isfinite(value) else "not measured"
 
 
 def highest(values: Iterable[tuple[str, float]], most: int = 1) -> str:

@@ -71,7 +71,7 @@ def canvas(ax: Axes | None, width: float, height: float) -> Iterator[Axes]:
         figure, ax = plt.subplots(figsize=size, layout="constrained")
         yield ax
         _finish(ax, {}, _room(*size))
-        figure.draw_without_rendering()  # makes the ticks, which otherwise take their style from the time of saving
+        lay_out(figure)  # makes the ticks, which otherwise take their style from the time of saving
 
 
 def lay_out(figure: Figure) -> None:

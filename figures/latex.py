@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_float_dtype, is_numeric_dtype, is_scalar
 
-from ..analyses.interval import interval_text
+from ..analyses.interval import interval_text, number_text
 from ..analyses.ledger_table import Ledger
 from ..core import InputError, Result, check_name, printable
 from .canvas import named
@@ -103,5 +103,5 @@ def _text(value: Any) -> str:
     if is_scalar(value) and pd.isna(value):
         return "-"
     if isinstance(value, float):
-        return f"{round(value, 2) + 0.0:.2f}"
+        return number_text(value)
     return printable(str(value)).replace("\n", " ")

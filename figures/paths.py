@@ -23,8 +23,7 @@ def paths(results: Paths | Mapping[str, Paths], ax: Axes | None = None) -> Axes:
     Where all paths lead to one receiver, or from one sender, and the other ends are heads, the map is of layers (from
     below) and heads. The effect is the share of the whole change that one path makes: signed, not clipped, blue and
     with a dash (beyond a tenth of the scale) against the source's answer, red for it; the scale is the same for all
-    models and reaches at least 1.
-    Where no path leads it is blank.
+    models and reaches at least 1. Where no path leads it is blank.
 
     >>> from loadbearing.analyses.paths import paths as measure
     >>> from loadbearing.hooks import load

@@ -13,9 +13,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tiny models: threads would wait for each other, and on a busy machine for a long time.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import json
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,41 @@ class Figures:
 def pytest_configure(config: pytest.Config) -> None:
     """Let figures be closed everywhere."""
     config.pluginmanager.register(Figures())
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command did: its exit status and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> Any:
+        """The JSON document that stdout is; numbers that JSON does not have are an error."""
+
+        def refuse(constant: str) -> None:
+            raise AssertionError(constant)
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
+    """Run a command in this process, from an empty folder: an import of torch takes seconds."""
+    from loadbearing.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr(sys, "argv", ["loadbearing", *words])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Done(int(ended.value.code or 0), printed.out, printed.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

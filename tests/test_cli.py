@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +15,11 @@ import pandas as pd
 import pytest
 
 import loadbearing as lb
-from loadbearing.cli import main
 from loadbearing.cli.measured import Measured
 from loadbearing.cli.options import show
 from loadbearing.cli.study import _families, _finder, run_study
 
 FEW = ["--quiet", "--pairs", "8"]
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a command did: its exit status and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Done]:
-    """Run a command in this process, from an empty folder: an import of torch takes seconds."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["loadbearing", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Done(int(ended.value.code or 0), printed.out, printed.err)
-
-    return run
 
 
 def printed(*words: str) -> list[str]:
@@ -61,7 +36,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def test_study_writes_tables_results_and_figures(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[..., Done]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Callable[..., Any]
 ) -> None:
     names = ["sft", "direct", "copy-sum"]
     first = run_study(tmp_path / "one", pairs=8, names=names, progress=False)
@@ -147,7 +122,7 @@ def test_a_figure_of_a_study_shows_few_models() -> None:
     ],
 )
 def test_bad_input_is_one_line_and_status_two(
-    words: list[str], message: str, tmp_path: Path, command: Callable[..., Done]
+    words: list[str], message: str, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").write_text("mine")
@@ -186,7 +161,7 @@ def test_a_killed_study_leaves_nothing_in_the_way(tmp_path: Path) -> None:
     assert (out / "table.txt").is_file()
 
 
-def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, command: Callable[..., Done]) -> None:
+def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, command: Callable[..., Any]) -> None:
     saved = tmp_path / "a.safetensors"
     words = ["--model", "organism:copy-tokens", "--target", "answer", "--pairs", "8", "--quiet", "--save", str(saved)]
     done = command("channels", *words)
@@ -201,7 +176,7 @@ def test_one_analysis_prints_its_table_and_saves(tmp_path: Path, command: Callab
     assert '"known"' in shown.out
 
 
-def test_ablation_and_sampled_channels_from_the_command_line(tmp_path: Path, command: Callable[..., Done]) -> None:
+def test_ablation_and_sampled_channels_from_the_command_line(tmp_path: Path, command: Callable[..., Any]) -> None:
     words = ["--model", "organism:copy-redundant", "--target", "answer", "--cot", "task", "--quiet"]
     done = command("ablation", *words, "--problems", "8", "--baseline", "zero", "--save", "a.safetensors")
     assert done.status == 0, done.err
@@ -250,7 +225,7 @@ MODEL = ["--model", "organism:copy-direct"]
     ],
 )
 def test_empty_and_odd_values_are_one_line_and_nothing_is_written(
-    words: list[str], message: str, tmp_path: Path, command: Callable[..., Done]
+    words: list[str], message: str, tmp_path: Path, command: Callable[..., Any]
 ) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_text("mine")
@@ -263,13 +238,13 @@ def test_empty_and_odd_values_are_one_line_and_nothing_is_written(
 
 
 @pytest.mark.parametrize("words", [["channels", *MODEL, "--pairs", "0"], ["study", "--out", "new", "--pairs", "x"]])
-def test_a_number_that_is_none_is_told(words: list[str], tmp_path: Path, command: Callable[..., Done]) -> None:
+def test_a_number_that_is_none_is_told(words: list[str], tmp_path: Path, command: Callable[..., Any]) -> None:
     done = command(*words)
     assert done.status == 2 and "--pairs" in done.err and "Traceback" not in done.err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_result_is_saved_into_a_folder_that_is_made(tmp_path: Path, command: Callable[..., Done]) -> None:
+def test_a_result_is_saved_into_a_folder_that_is_made(tmp_path: Path, command: Callable[..., Any]) -> None:
     done = command("ledger", *MODEL, "--cot", "task", "--problems", "4", "--quiet", "--save", "no/such/x.safetensors")
     assert done.status == 0, done.err
     assert isinstance(lb.load(tmp_path / "no" / "such" / "x.safetensors"), lb.analyses.Ledger)

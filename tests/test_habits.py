@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib import import_module
 from io import StringIO
 from pathlib import Path
@@ -24,7 +23,7 @@ from typer.core import TyperGroup
 from typer.main import get_command
 
 import loadbearing as lb
-from loadbearing.cli import choices, main
+from loadbearing.cli import choices
 from loadbearing.cli.app import app
 from loadbearing.cli.options import plain
 
@@ -50,40 +49,13 @@ TOGETHER = {"study", "report"}  # the second shows what the first writes: they h
 RUN = [words for words in COMMANDS if words not in {*NOT_RUN, *TOGETHER}]
 
 
-@dataclass(frozen=True)
-class Done:
-    """What a command did: its exit status and what it printed."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def told(self) -> Any:
-        """The JSON document that stdout is; numbers that JSON does not have are an error."""
-
-        def refuse(constant: str) -> None:
-            raise AssertionError(constant)
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
-Run = Callable[..., Done]
+Run = Callable[..., Any]
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process, from an empty folder and on a screen of 80 columns."""
-    monkeypatch.chdir(tmp_path)
+def run(command: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run a command in this process, on a screen of 80 columns."""
     monkeypatch.setenv("COLUMNS", "80")
-
-    def command(*words: str) -> Done:
-        monkeypatch.setattr(sys, "argv", ["loadbearing", *words])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        printed = capsys.readouterr()
-        return Done(int(ended.value.code or 0), printed.out, printed.err)
-
     return command
 
 
@@ -182,7 +154,7 @@ def test_a_study_as_json_is_what_it_writes_and_nothing_is_asked(run: Run, monkey
     said = json.loads(Path("my-study/table.json").read_text())
     assert done.told == {"out": "my-study", "table": [said["row"]], "used": said["used"], "notes": said["notes"]}
     again = run(*example("study"), "--resume", "--json", "--quiet")
-    assert again == Done(0, done.out, "")
+    assert (again.status, again.out, again.err) == (0, done.out, "")
     plainly = run(*example("study"), "--resume")
     assert plainly.status == 0 and Path("my-study/table.txt").read_text() in plainly.out
     page = run(*example("report"), "--json")

@@ -305,12 +305,6 @@ def test_a_lock_of_another_machine_is_removed_by_hand(tmp_path: Path) -> None:
         assert folder.finished == {}
 
 
-def test_an_estimate_alone_writes_nothing(tmp_path: Path, sums: str, capsys: Said) -> None:
-    out = tmp_path / "out"
-    assert run_own_study(out, sft(), sums, **QUICK, only_estimate=True).empty
-    assert capsys.readouterr().out.startswith("about ") and not out.exists()
-
-
 def test_a_study_that_is_declined_takes_no_step(tmp_path: Path, sums: str) -> None:
     asked: list[str] = []
 
