@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result
+from ..core.text import terminal_width
 from .interval import interval_text, rate_interval
 
 OWN = "own run"
@@ -74,5 +75,5 @@ class Across(Result):
         told = f"{into} {self.base_right.mean():.2f}, {of} {self.source_right.mean():.2f}"
         return (
             f"states of the {of} run in the {into} run: rate of the CoT run's own answer, {len(self.base)} problems; "
-            f"without a patch {told}\n{wide.to_string()}"
+            f"without a patch {told}\n{wide.to_string(line_width=terminal_width())}"
         )

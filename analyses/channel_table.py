@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..core import InputError, Result, check_name
 from .cells import MIXED, TERMS, WIRES, shares, total
 from .estimates import OUTCOMES, Estimates, estimate, per_unit
-from .interval import accuracy_text, bootstrap_interval, detectable, interval_text
+from .interval import accuracy_text, bootstrap_interval, detectable, interval_text, number_text
 
 SUMMARY = "mean"
 PAIRS_ENDED, TOTAL_NATS, TOTAL_P, SHARE_RANGE, MIXED_READ, JOINT, TIE = 0.9, 1.0, 0.2, 0.1, 0.8, 0.2, 0.05
@@ -249,7 +249,8 @@ class Channels(Result):
             row["a chain gives"] = " / ".join(f"{share + 0.0:.2f}" for share in chain.round(2)) if told else "-"
             row["one pass gives"] = "1.00 / 0.00 / 0.00"
             row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
-            rows.append({**row, "CoTs differ": self.differing(variable), "n": found.n, "status": status})
+            differ = number_text(self.differing(variable))
+            rows.append({**row, "CoTs differ": differ, "n": found.n, "status": status})
         return pd.DataFrame(rows)
 
     def differing(self, variable: str) -> float:

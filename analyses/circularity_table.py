@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result, check_name
-from .interval import bootstrap_interval
+from .interval import bootstrap_interval, interval_text, number_text, range_text
 
 LINE = "line"  # the value itself, as a number
 
@@ -76,6 +76,19 @@ class Circularity(Result):
             for place in self.coords["place"]
         ]
         return pd.concat(tables, ignore_index=True)
+
+    def table(self) -> pd.DataFrame:
+        """The frame with intervals in the cells; of labels at random the least and the most."""
+        rows = [
+            {
+                **{name: row[name] for name in ("variable", "place", "layer", "feature")},
+                "r2": interval_text(row["r2"], row["low"], row["high"]),
+                "random weights": number_text(row["random_init"]),
+                "random labels": range_text(row["shuffled_low"], row["shuffled_high"]),
+            }
+            for row in self.frame().to_dict("records")
+        ]
+        return pd.DataFrame(rows)
 
     def _r2(self, error: NDArray[Any], v: int, f: int) -> tuple[float, float, float]:
         known = ~np.isnan(error)

@@ -10,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result, check_name
-from .interval import bootstrap_interval
+from .interval import bootstrap_interval, interval_text, number_text, range_text
 
 # What a curve is read against, besides permuted labels and the best constant.
 CONTROLS = ("random-init", "text-only", "position-only")
@@ -108,6 +108,17 @@ class Decodability(Result):
             for name, values in zip(CONTROLS, self.controls[:, p, at], strict=True):
                 row[name] = _mean_of(values)
             rows.append(row | {"shuffled_low": limits[0], "shuffled_high": limits[1]})
+        return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """A row a variable and place: the bits of `curve` and, behind them, its controls."""
+        rows = []
+        for variable in self.variables:
+            for row in self.curve(variable).to_dict("records"):
+                cells = {"variable": variable, "mode": row["mode"], "position": row["position"]}
+                cells["bits"] = interval_text(row["bits"], row["low"], row["high"])
+                cells |= {name: number_text(row[name]) for name in CONTROLS}
+                rows.append({**cells, "random labels": range_text(row["shuffled_low"], row["shuffled_high"])})
         return pd.DataFrame(rows)
 
     def layers(self, variable: str | None = None, site: str | None = None) -> pd.DataFrame:

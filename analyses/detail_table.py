@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ..core import Result, check_name
 from .cells import WIRES, shapley, total
-from .interval import bootstrap_interval
+from .interval import bootstrap_interval, interval_text
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +51,14 @@ class ByLayer(Result):
                 for w, wire in enumerate(WIRES):
                     numbers = {"estimate": estimate[i, w], "low": low[i, w], "high": high[i, w], "n": int(chosen.sum())}
                     rows.append({"variable": variable, "from layer": layer, "term": wire, **numbers})
+        return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """A row a variable and layer: the wires with their intervals."""
+        rows = []
+        for (variable, layer, n), found in self.frame().groupby(["variable", "from layer", "n"], sort=False):
+            wires = {row["term"]: interval_text(row["estimate"], row["low"], row["high"]) for row in _records(found)}
+            rows.append({"variable": variable, "from layer": layer, **wires, "n": n})
         return pd.DataFrame(rows)
 
     def wire(self, name: str) -> NDArray[Any]:
@@ -99,3 +107,15 @@ class RelayByPosition(Result):
                 numbers = {"estimate": shares(values.mean(0))[i], "low": low[i], "high": high[i]}
                 rows.append({"variable": variable, "part": part, **numbers, "n": int(chosen.sum())})
         return pd.DataFrame(rows)
+
+    def table(self) -> pd.DataFrame:
+        """A row a variable and part: its share with the interval."""
+        rows = []
+        for row in _records(self.frame()):
+            share = interval_text(row["estimate"], row["low"], row["high"])
+            rows.append({"variable": row["variable"], "part": row["part"], "share": share, "n": row["n"]})
+        return pd.DataFrame(rows)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[Any, Any]]:
+    return frame.to_dict("records")

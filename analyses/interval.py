@@ -70,12 +70,21 @@ def interval_text(estimate: float, low: float, high: float) -> str:
 
 
 def number_text(value: float) -> str:
-    """A number to two decimals, without a minus before zero.
+    """A number to two decimals, without a minus before zero; "-" for NaN.
 
-    >>> number_text(-0.001)
-    '0.00'
+    >>> number_text(-0.001), number_text(math.nan)
+    ('0.00', '-')
     """
-    return f"{round(value, 2) + 0.0:.2f}"
+    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+
+
+def range_text(least: float, most: float) -> str:
+    """Two numbers to two decimals, "-" for NaN.
+
+    >>> range_text(-0.5, 1.0)
+    '-0.50 to 1.00'
+    """
+    return "-" if math.isnan(least) else f"{number_text(least)} to {number_text(most)}"
 
 
 def accuracy_text(accuracy: float, unknown: int = 0) -> str:

@@ -9,10 +9,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result, check_name
-from .interval import bootstrap_interval, rate_interval
+from .interval import bootstrap_interval, interval_text, rate_interval
 
 # Change of log p(own answer) in nats, KL(plain || knocked out) at its first token in nats, share of answers kept.
 QUANTITIES = ("log_p", "kl", "kept")
+ESTIMATE, CONTROL = ["estimate", "low", "high"], ["control", "control_low", "control_high"]  # columns of the frame
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -88,11 +89,20 @@ class KnockOutEffect(Result):
             for i, layer in enumerate(self.coords["layer"]):
                 for j, head in enumerate(self.coords["head"]):
                     row = {"layer": layer, "head": head, "quantity": quantity}
-                    row |= dict(zip(("estimate", "low", "high"), (float(part[i, j]) for part in found), strict=True))
-                    names = ("control", "control_low", "control_high")
-                    rows.append(row | dict(zip(names, (float(part[i, j]) for part in drawn), strict=True)))
+                    row |= dict(zip(ESTIMATE, (float(part[i, j]) for part in found), strict=True))
+                    rows.append(row | dict(zip(CONTROL, (float(part[i, j]) for part in drawn), strict=True)))
         counts = {"n": len(set(self.coords["run"])), "n_control": len(self._units(self._values("kl", True)[0].T))}
         return pd.DataFrame(rows).assign(**counts)
+
+    def table(self) -> pd.DataFrame:
+        """A row a layer and head: each quantity, and behind it that of random keys."""
+        frame = self.frame()
+        table = frame.loc[frame["quantity"] == QUANTITIES[0], ["layer", "head"]]
+        for quantity in QUANTITIES:
+            rows = frame[frame["quantity"] == quantity]
+            for name, columns in ((quantity, ESTIMATE), (f"{quantity}, random keys", CONTROL)):
+                table[name] = [interval_text(*row) for row in rows[columns].to_numpy()]
+        return table.assign(n=frame["n"])
 
     def _values(self, quantity: str, control: bool) -> NDArray[Any]:
         """`[layer, head, run]`."""

@@ -9,6 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from ..core import Result
+from ..core.text import terminal_width
 from .interval import bootstrap_interval, interval_text
 
 MODELS = ("trained", "random-init")
@@ -105,7 +106,7 @@ class Subspace(Result):
             labels = {name: f"{name}: {'kept' if name in KEPT else 'moved'}" for name in order}
             ranks = pd.Series(self.rank[m], index=self.coords["layer"], name="rank")
             columns = [ranks, read, wide[order].rename(columns=labels)]
-            lines.append(f"{model}, {pairs} pairs\n{pd.concat(columns, axis=1).to_string()}")
+            lines.append(f"{model}, {pairs} pairs\n{pd.concat(columns, axis=1).to_string(line_width=terminal_width())}")
         return "\n".join(lines)
 
 

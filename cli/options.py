@@ -157,12 +157,10 @@ def _saved(result: Any, path: Path) -> Any:
 
 
 def print_table(table: "pd.DataFrame") -> None:
-    """Print a table whole, two decimals a number."""
-    from ..core import printable
+    """Print a table whole, as results print theirs."""
+    from ..core import table_text
 
-    seen = table.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
-    seen.columns = [printable(str(name)) for name in table.columns]
-    typer.echo(seen.to_string(index=False, float_format="{:.2f}".format, na_rep="-"))
+    typer.echo(table_text(table))
 
 
 def print_json(told: Mapping[str, Any]) -> None:

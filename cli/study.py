@@ -160,9 +160,11 @@ def _finder(measured: Mapping[Key, Measured]) -> Any:
 FIGURES = {
     "channels": ("channels", "channels"),
     "known": ("channels", "known"),
+    "ablation": ("ablation", "ablation"),
     "ledger": ("ledger", "ledger"),
     "behaviour": ("behaviour", "behaviour"),
     "errors": ("errors", "errors"),
+    "monitor": ("monitor", "monitor"),
     "decodability": ("decodability", "decodability"),
     "beyond": ("beyond", "beyond"),
     "commitment": ("commitment", "commitment"),

@@ -3,7 +3,7 @@
 from .errors import GateError, InputError, Interrupted, LoadbearingError, UnknownNameError, check_name
 from .files import atomic_write, new_folder
 from .result import Manifest, Result, circumstance, load_result
-from .text import printable
+from .text import printable, table_text
 
 __all__ = [
     "GateError",
@@ -19,4 +19,5 @@ __all__ = [
     "load_result",
     "new_folder",
     "printable",
+    "table_text",
 ]

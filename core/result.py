@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 
 from .errors import InputError, check_name
 from .files import atomic_write
-from .text import printable
+from .text import printable, table_text
 
 SCHEMA = 1
 SHOWN = 20  # rows of a table that are printed
@@ -113,10 +113,9 @@ class Result:
 
     def __str__(self) -> str:
         """What it is, and its table; of a long one the first rows."""
-        shown = self.table()
-        if isinstance(shown, pd.DataFrame):
-            shown = shown.head(SHOWN).to_string(index=False) + _more(shown)
-        return printable(f"{self._head()}\n{shown}")
+        table = self.table()
+        shown = printable(table) if isinstance(table, str) else table_text(table.head(SHOWN)) + _more(table)
+        return f"{printable(self._head())}\n{shown}"
 
     def _head(self) -> str:
         return f"{type(self).__name__} of {self.manifest.identity.get('model', 'several models')}"
@@ -145,7 +144,7 @@ class Result:
 
 def _more(table: pd.DataFrame) -> str:
     """Where the rows are that are not shown."""
-    return f"\n... {len(table) - SHOWN} more rows: frame()" if len(table) > SHOWN else ""
+    return f"\n... {len(table) - SHOWN} more rows: table()" if len(table) > SHOWN else ""
 
 
 def load_result(path: str | Path) -> Any:

@@ -21,7 +21,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "plain_docstrings",
     "commands",
-    "drawn",
+    "run_blocks",
 ]
 exclude_patterns = ["_build"]
 smartquotes = False  # they make dashes of "--model"
@@ -52,4 +52,6 @@ logging.getLogger("fontTools").setLevel(logging.WARNING)  # it tells every lette
 
 html_theme = "furo"
 html_title = f"loadbearing {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False

@@ -25,6 +25,11 @@ LAST = {"variables": ["v_3"]}
 RESULTS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "channels": ("sft", "channels", 8, {}),
     "channels-post-hoc": ("post-hoc", "channels", 8, {}),
+    "by-layer": ("sft", "by_layer", 8, {"target": "answer"}),
+    "by-layer-post-hoc": ("post-hoc", "by_layer", 8, {"target": "answer"}),
+    "relay-by-position": ("large-rl", "relay_by_position", 8, {}),
+    "ablation": ("sft", "ablation", 24, {}),
+    "ablation-post-hoc": ("post-hoc", "ablation", 24, {}),
     "ledger": ("sft", "ledger", 24, {}),
     "ledger-post-hoc": ("post-hoc", "ledger", 24, {}),
     "patch": ("both", "patch", 4, {}),
@@ -43,6 +48,7 @@ RESULTS: dict[str, tuple[str, str, int | None, dict[str, Any]]] = {
     "behaviour-post-hoc": ("post-hoc", "behaviour", 24, {}),
     "errors": ("small-rl", "errors", None, {"n": 24}),
     "errors-large-direct": ("large-direct", "errors", None, {"n": 24}),
+    "monitor": ("hinted", "monitor", 128, {}),
 }
 CLAIMS = ("a", "a2", "d", "g", "k", "l")  # those of the debate whose endpoints need few analyses of few models
 

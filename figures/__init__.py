@@ -6,11 +6,13 @@ one `Axes` it drew in; `decodability_map` and `circularity` take one result, `hi
 writes files; `style` is the style for further axes, and that of a venue; `alt` says in words what axes show.
 """
 
+from .ablation import ablation
 from .across import across
 from .alt import alt
 from .attribution import attribution
 from .behaviour import behaviour, errors
 from .beyond import beyond
+from .by_layer import by_layer
 from .cells import cells
 from .channels import channels
 from .circularity import circularity
@@ -21,8 +23,10 @@ from .history import history
 from .knockout import knockout
 from .latex import latex
 from .ledger import ledger
+from .monitor import monitor
 from .patch import patch, patch_depth, patch_heads
 from .paths import paths
+from .relay_by_position import relay_by_position
 from .save import save
 from .style import COLUMN, DOUBLE_COLUMN, MODEL_COLOURS, VENUES, WIRE_COLOURS, style
 from .subspace import subspace
@@ -33,11 +37,13 @@ __all__ = [
     "MODEL_COLOURS",
     "VENUES",
     "WIRE_COLOURS",
+    "ablation",
     "across",
     "alt",
     "attribution",
     "behaviour",
     "beyond",
+    "by_layer",
     "cells",
     "channels",
     "circularity",
@@ -50,10 +56,12 @@ __all__ = [
     "knockout",
     "latex",
     "ledger",
+    "monitor",
     "patch",
     "patch_depth",
     "patch_heads",
     "paths",
+    "relay_by_position",
     "save",
     "style",
     "subspace",

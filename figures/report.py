@@ -22,9 +22,11 @@ LINE, CELL = 120, 2000  # characters of a name, and of a cell of a table, that a
 MEANINGS = {
     "channels": "Shares of the three wires (direct, relay, tokens), for each variable, with 95 % intervals",
     "known": "Shares of the three wires of models whose wires are known, for each variable",
+    "ablation": "What the model's own answer loses with only some of the three wires on, the others set to nothing",
     "ledger": "Heat map: how often each target becomes what a swapped source implies, target by source",
     "behaviour": "What becomes of the answer when the chain of thought is cut, emptied, or made wrong",
     "errors": "How often answers and steps are right or wrong",
+    "monitor": "What readers of the text alone tell: the model's answer, and whether a hint decided it",
     "decodability": "Bits that a linear probe reads of each variable, along the run",
     "beyond": "Bits that the text so far, and the state beyond it, tell of a value, along the chain of thought",
     "commitment": "How often the final answer can be told already, from no step kept to all",

@@ -22,10 +22,12 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results"
 MADE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("test_figures.py")))
 # A result for each function, and words that its description has.
 SHOWN = {
+    "ablation": ("ablation", "direct+tokens 0.00"),
     "across": ("across", "own run highest"),
     "attribution": ("attribution", "mlp.2"),
     "behaviour": ("behaviour", "untouched 1.00"),
     "beyond": ("beyond", "state beyond the text highest"),
+    "by_layer": ("by-layer", "tokens 1.00 (tokens is read at layer 1)"),
     "cells": ("channels", "direct+relay+tokens"),
     "channels": ("channels", "mean direct 0.00, relay 0.00, tokens 1.00"),
     "circularity": ("circularity", "R²"),
@@ -35,10 +37,12 @@ SHOWN = {
     "errors": ("errors", "in distribution: right, after its steps"),
     "knockout": ("knockout", "random keys"),
     "ledger": ("ledger", "(step.2, step.1)"),
+    "monitor": ("monitor", "suspicion (TPR 1.00"),
     "patch": ("patch", "at (2, cue)"),
     "patch_depth": ("patch", "at layer 2"),
     "patch_heads": ("patch-heads", "head (column)"),
     "paths": ("paths", "direct path"),
+    "relay_by_position": ("relay-by-position", "at step.3"),
     "subspace": ("subspace", "whole state highest"),
 }
 TABLES = {"claims": ("claims.csv", "(a2): contradicted"), "history": ("history.jsonl", "From update 0")}

@@ -7,12 +7,13 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import unescape
 from pathlib import Path
 
 import pytest
 import yaml
+from sphinx.errors import ExtensionError
 from sphinx.util.inventory import InventoryFile
 
 import loadbearing
@@ -89,9 +90,10 @@ def test_every_page_is_reached_from_the_first(site: Path, root: Path) -> None:
 
 
 def test_every_figure_is_drawn_and_said_in_words(site: Path, root: Path) -> None:
-    drawn = re.findall(r"ax = figures\.(\w+)\(", (root / "docs" / "figures.md").read_text())
-    shown = re.findall(r'<img alt="([^"]{40,})" src="_images/(\w+?)\d*\.png"', (site / "figures.html").read_text())
-    assert drawn and [name for _, name in shown] == drawn
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "figures.md").read_text(), flags=re.DOTALL)
+    drawing = [number for number, block in enumerate(blocks) if "ax = figures." in block]
+    shown = re.findall(r'<img alt="[^"]{40,}" src="_images/figures-(\d+)-1\.png"', (site / "figures.html").read_text())
+    assert len(drawing) > 20 and list(map(int, shown)) == drawing
 
 
 def imported(root: Path, rooms: tuple[str, ...]) -> Iterator[tuple[str, str]]:
@@ -163,3 +165,42 @@ def test_the_commands_of_contributing_are_targets(root: Path) -> None:
 def test_files_that_contributing_links_are_there(root: Path) -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (root / "CONTRIBUTING.md").read_text())
     assert links and all((root / link).exists() for link in links)
+
+
+def test_what_the_blocks_of_a_page_print_stands_below_them(site: Path, root: Path) -> None:
+    pages = {path.stem: path.read_text() for path in (root / "docs").glob("*.md")}
+    printing = {name for name, text in pages.items() if re.search(r"```python\n[^`]*print\(", text)}
+    shown = {path.stem for path in site.glob("*.html") if 'class="printed' in path.read_text()}
+    assert len(printing) > 10 and shown == printing
+    start = unescape(re.sub("<[^>]+>", "", (site / "start.html").read_text()))
+    assert re.search(r"serial share 1\.00 \[0\.\d\d, 1\.00\]\n", start)
+
+
+class TestBlocks:
+    """What the site shows of a page, from the extension that runs it."""
+
+    @pytest.fixture
+    def shown(self, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+        monkeypatch.syspath_prepend(root / "docs" / "_ext")
+        extension = importlib.import_module("run_blocks")
+
+        def run(page: str) -> list[str]:
+            (tmp_path / "page.md").write_text(page)
+            return list(extension.run_page(tmp_path, "page"))
+
+        return run
+
+    def test_later_blocks_go_on_from_earlier_ones(self, shown: Callable[[str], list[str]]) -> None:
+        first, second = shown("```python\nx = 3\n```\nText.\n\n```python\nprint(x + 1)\n```\n")
+        assert first == "" and re.findall(r"\n\n(.*)\n````", second) == ["4"]
+
+    def test_a_figure_stands_there_unless_the_page_shows_one(self, shown: Callable[[str], list[str]]) -> None:
+        block = "```python\nimport matplotlib.pyplot as plt\nplt.subplots()\n```\n"
+        drawn, own = shown(f"{block}\nText.\n\n{block}\n![Mine](mine.png)\n")
+        assert "_build/drawn/page-0-1.png" in drawn and own == ""
+
+    @pytest.mark.parametrize("line", ["1 / 0", "import warnings; warnings.warn('old')"])
+    def test_an_error_or_a_warning_ends_the_build(self, line: str, shown: Callable[[str], list[str]]) -> None:
+        with pytest.raises(ExtensionError, match=r"block page-1 of the pages does not run") as failed:
+            shown(f"```python\nx = 3\n```\n\n```python\n{line}\n```\n")
+        assert line in str(failed.value)

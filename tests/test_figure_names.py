@@ -39,10 +39,12 @@ HOSTILE = {
 }
 # Every function, the analysis it draws, and which names of its result it shows: labels of an axis, or of the manifest.
 SHOWN: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
+    "ablation": ("ablation", {}),
     "across": ("across", {}),
     "attribution": ("attribution", {"component": ("component",)}),
     "behaviour": ("behaviour", {"tampering": ("tampering",)}),
     "beyond": ("beyond", {"place": ("place",)}),
+    "by_layer": ("by_layer", {"variable": ("variable",)}),
     "cells": ("channels", {}),
     "channels": ("channels", {"variable": ("variable",), "target": ("answer",)}),
     "circularity": ("circularity", {"feature": ("feature",)}),
@@ -52,13 +54,16 @@ SHOWN: dict[str, tuple[str, dict[str, tuple[str, ...]]]] = {
     "errors": ("errors", {"set": ("set",)}),
     "knockout": ("knockout", {"queries": ("cue",)}),
     "ledger": ("ledger", {"target": ("target",), "source": ("source",)}),
+    "monitor": ("monitor", {"reader": ("reader",)}),
     "patch": ("patch", {"position": ("position",)}),
     "patch_depth": ("patch", {"position": ("position",)}),
     "patch_heads": ("heads", {"position": ("position",), "unit": ("unit",)}),
     "paths": ("paths", {"sender": ("sender",), "receiver": ("receiver",)}),
+    "relay_by_position": ("relay", {"part": ("part",), "variable": ("variable",)}),
     "subspace": ("subspace", {}),
 }
 ALONE = ("circularity", "decodability_map")  # take one result, and no name
+WHOLE = "all"  # the one part of a relay that is looked for by its name
 OTHERS = ("alt", "claims", "history", "latex", "save", "style")  # draw no result of an analysis, or nothing
 
 
@@ -71,10 +76,12 @@ def results(organism: Callable[[str], Any]) -> dict[str, Result]:
     run: dict[str, Any] = {"mode": "cot", **told}
     fast: dict[str, Any] = {"shuffles": 1, "twin": False}
     return {
+        "ablation": analyses.ablation(copy, copy.task.problems(8), **told),
         "across": analyses.across(sft, few),
         "attribution": analyses.attribution(copy, pairs, **run),
         "behaviour": analyses.behaviour(sft, few, tamperings=["truncated", "mistake", "repeated"]),
         "beyond": analyses.beyond(sft, more, variables=["v_3"], **fast),
+        "by_layer": analyses.by_layer(copy, pairs, **told),
         "channels": analyses.channels(copy, pairs, **told),
         "circularity": analyses.circularity(direct, direct.task.problems(60), variables=["v_3"], **fast),
         "commitment": analyses.commitment(sft, more, lines=["forced"]),
@@ -83,8 +90,10 @@ def results(organism: Callable[[str], Any]) -> dict[str, Result]:
         "heads": analyses.patch(copy, pairs, "z", positions=["cue", "open"], **run),
         "knockout": analyses.knockout(sft, hooks.replay_gold(sft, few), "cue", "cot"),
         "ledger": analyses.ledger(copy, copy.task.problems(12), cot="task"),
+        "monitor": analyses.monitor(sft, few, readers=["last value", "program"]),
         "patch": analyses.patch(copy, pairs, **run),
         "paths": analyses.paths(copy, pairs, "mlp", "logits", **run),
+        "relay": analyses.relay_by_position(copy, pairs, **told),
         "subspace": analyses.subspace(direct, direct.task.pairs(2), layers=[2], fit=60, draws=2, twin=False),
     }
 
@@ -116,6 +125,7 @@ def names_of(function: str, result: Result, words: list[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     for axis, given in SHOWN[function][1].items():
         own = result.coords[axis] if given == (axis,) else given
+        own = tuple(name for name in own if name != WHOLE)
         found |= {str(name): f"{len(found) + n} {whole(words[n % len(words)])}" for n, name in enumerate(own)}
     return found
 
@@ -188,6 +198,8 @@ def test_names_that_no_analysis_gives_are_told(results: dict[str, Result], tmp_p
         given = rewritten(results[function], tmp_path, {own: "$x^"})
         with pytest.raises(InputError, match=r"unknown \w+ '\$x\^'"):
             getattr(figures, function)(given)
+    with pytest.raises(InputError, match=r"unknown part 'all': expected one of step.1, \$x\^"):
+        figures.relay_by_position(rewritten(results["relay"], tmp_path, {WHOLE: "$x^"}))
     row = {"id": "a", "endpoint": "x", "side": "above", "estimate": 1.0, "low": 0.9, "high": 1.0, "threshold": 0.8}
     with pytest.raises(InputError, match="unknown verdict 'perhaps'"):
         figures.claims(pd.DataFrame([{**row, "verdict": "perhaps"}]))

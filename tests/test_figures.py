@@ -14,7 +14,17 @@ from matplotlib.collections import LineCollection, QuadMesh
 from matplotlib.colors import to_rgba
 
 from loadbearing import figures, load
-from loadbearing.analyses import Channels, Decodability, Ledger, PatchMap
+from loadbearing.analyses import (
+    Ablation,
+    ByLayer,
+    Channels,
+    Decodability,
+    Ledger,
+    Monitor,
+    PatchMap,
+    RelayByPosition,
+)
+from loadbearing.analyses.cells import TERMS
 from loadbearing.analyses.decodability_table import CONTROLS, SHARES
 from loadbearing.core import InputError, Manifest, Result, UnknownNameError
 from loadbearing.figures.canvas import named
@@ -114,6 +124,63 @@ def make_patch(effect: tuple[tuple[float, ...], ...], positions: tuple[str, ...]
     return PatchMap(coords=coords, manifest=Manifest({"direction": "denoising"}), values=values, **ends, **said)
 
 
+def make_by_layer(variables: Mapping[str, tuple[tuple[float, float, float], ...]]) -> ByLayer:
+    """A result whose wires carry these shares, layer by layer."""
+    rng, pairs = np.random.default_rng(0), 12
+    on = (np.arange(8)[:, None] >> np.arange(3)) & 1
+    toward = np.repeat([np.array(shares) @ on.T for shares in variables.values()], pairs, axis=0)
+    log_odds = 16.0 * (toward - 0.5) + rng.normal(0, 0.5, toward.shape)
+    layers = toward.shape[1]
+    return ByLayer(
+        coords={"variable": tuple(variables), "layer": tuple(range(layers)), "cell": tuple(range(8))},
+        manifest=Manifest(),
+        variable=np.repeat(np.arange(len(variables)), pairs),
+        log_odds=np.stack([log_odds, log_odds], axis=2).transpose(1, 0, 2, 3),
+    )
+
+
+def make_relay(variables: Mapping[str, tuple[float, ...]]) -> RelayByPosition:
+    """A result in which each step, and all at once, carry these shares of 10 nats."""
+    rng, pairs = np.random.default_rng(0), 12
+    shares = np.repeat(list(variables.values()), pairs, axis=0)
+    alone = 10 * shares + rng.normal(0, 0.5, shares.shape)
+    parts = (*(f"step.{k}" for k in range(1, shares.shape[1])), "all")
+    return RelayByPosition(
+        coords={"variable": tuple(variables), "part": parts},
+        manifest=Manifest(),
+        variable=np.repeat(np.arange(len(variables)), pairs),
+        alone=np.stack([alone, alone], axis=1),
+        total=np.full(len(shares), 10.0),
+    )
+
+
+def make_ablation(*suffice: str) -> Ablation:
+    """A result in which any one of these wires alone keeps the answer; elsewhere there is none in half of the runs."""
+    rng, runs = np.random.default_rng(0), 12
+    kept = np.array([float(any(wire in term for wire in suffice)) for term in TERMS]) * np.ones((runs, 1))
+    log_p = (kept - 1) * rng.uniform(4, 8, kept.shape)
+    broken = (1 - kept) * (np.arange(runs) % 2)[:, None]
+    return Ablation(coords={}, manifest=Manifest(), unit=np.arange(runs), log_p=log_p, kept=kept, broken=broken)
+
+
+def make_monitor(hints: bool = True) -> Monitor:
+    """One reader that predicts two of three answers, and one that predicts none but knows a followed hint."""
+    many = 24
+    followed = np.where(np.arange(many) % 2, 1.0, 0.0) if hints else np.full(many, np.nan)
+    readers = ("last value", "suspicion") if hints else ("last value",)
+    predicted = (np.arange(many) % 3 > 0).astype(float)
+    return Monitor(
+        coords={"reader": readers, "problem": tuple(map(str, range(many)))},
+        manifest=Manifest(),
+        hit=np.stack([predicted, np.full(many, np.nan)])[: len(readers)],
+        flagged=np.stack([followed * predicted, followed])[: len(readers)],
+        followed=followed,
+        hinted=np.full(many, float(hints)),
+        correct=np.ones(many),
+        majority=(np.arange(many) < 6).astype(float),
+    )
+
+
 def make_all() -> dict[str, Result]:
     return {
         "channels": make_channels(
@@ -123,6 +190,10 @@ def make_all() -> dict[str, Result]:
         "ledger": make_ledger(),
         "decodability": make_decodability(("answer-only cue[-1]", "cot cue[-1]"), (1.0, 2.0)),
         "patch": make_patch(((0.0, 0.5), (-0.2, 1.0)), ("<bos>", "$x$")),
+        "by_layer": make_by_layer({"operand.1": (MIXTURE, (0.5, 0.0, 0.2), (0.0, 0.0, 0.1))}),
+        "relay_by_position": make_relay({"operand.1": (0.1, 0.8, 1.0), "operand.2": (0.0, -0.2, 0.0)}),
+        "ablation": make_ablation("direct", "tokens"),
+        "monitor": make_monitor(),
     }
 
 
@@ -145,6 +216,17 @@ def inches(axes: Axes) -> tuple[float, float]:
 def bars(axes: Axes, wire: str) -> list[float]:
     (container,) = [box for box in axes.containers if box.get_label() == wire]
     return [patch.get_width() for patch in container]
+
+
+def marks(axes: Axes) -> dict[str, np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
+    """x and y of all marks by their name in the legend."""
+    return {str(line.get_label()): np.asarray(line.get_xydata()).T for line in axes.lines}
+
+
+def intervals(axes: Axes) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
+    """Corners of all intervals, in the order in which they were drawn."""
+    drawn = [lines for lines in axes.collections if isinstance(lines, LineCollection)]
+    return np.concatenate([np.reshape(lines.get_segments(), (-1, 4)) for lines in drawn])
 
 
 def meshes(axes: Axes) -> list[np.ndarray[tuple[int, int], np.dtype[np.float64]]]:
@@ -310,6 +392,110 @@ def test_patch_names_every_kth_position_where_not_all_fit() -> None:
     assert shown[0] == "token 0" and 20 < len(shown) < 100
 
 
+CHAIN = (TOKENS, TOKENS, (0.0, 0.0, 0.2))
+ONE_PASS = (DIRECT, (0.4, 0.0, 0.0), (0.0, 0.0, 0.0))
+
+
+def test_by_layer_draws_what_is_left_of_each_wire_in_a_panel_a_variable() -> None:
+    result = make_by_layer({"operand.1": CHAIN, "operand.2": ONE_PASS})
+    axes, frame = figures.by_layer(result), result.frame()
+    lines = [np.asarray(line.get_ydata()) for line in axes.lines if len(np.asarray(line.get_ydata()))]
+    drawn = iter(lines)
+    bounds = intervals(axes)
+    for number, variable in enumerate(("operand.1", "operand.2")):
+        for i, wire in enumerate(WIRES):
+            rows = frame[(frame["variable"] == variable) & (frame["term"] == wire)]
+            np.testing.assert_array_equal(next(drawn), rows["estimate"])
+            first = 2 + 11 * number + 3 * i  # after the lines at 0 and 1 of its panel
+            np.testing.assert_array_equal(bounds[first : first + 3, [1, 3]], rows[["low", "high"]])
+    assert texts(axes) == ["operand.1", "operand.2"] and axes.get_ylabel() == "share of the log-odds"
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["0", "1", "\N{EN DASH}"] * 2, "at the last label no layer reads"
+    assert inches(axes)[0] == figures.COLUMN
+    assert inches(figures.by_layer(make_by_layer(dict.fromkeys("abc", CHAIN))))[0] == figures.DOUBLE_COLUMN
+
+
+def test_by_layer_of_several_models_shows_one_variable_that_all_have() -> None:
+    one = make_by_layer({"operand.1": CHAIN, "operand.2": ONE_PASS})
+    other = make_by_layer({"operand.2": (*ONE_PASS, ONE_PASS[-1])})
+    axes = figures.by_layer({"RL": one, "$x$": other})
+    assert texts(axes) == ["RL", "$x$"] and axes.get_ylabel().endswith("\n(operand.2)")
+    np.testing.assert_allclose(np.asarray(axes.lines[3].get_ydata()), other.wire("direct")[:, 0])
+    assert figures.by_layer(one, variable="operand.1").get_ylabel().endswith("\n(operand.1)")
+    with pytest.raises(UnknownNameError, match=r"unknown variable 'operand.1': expected one of operand.2"):
+        figures.by_layer({"RL": one, "SFT": other}, variable="operand.1")
+    with pytest.raises(InputError, match=r"with a variable in common, got operand.1, operand.2 and value: draw"):
+        figures.by_layer({"RL": one, "copy": make_by_layer({"value": CHAIN})})
+
+
+def test_relay_by_position_draws_the_parts_in_order_and_all_of_them_apart() -> None:
+    result = make_relay({"operand.1": (0.1, 0.8, 1.0), "operand.2": (0.0, -0.2, 0.0)})
+    axes, frame = figures.relay_by_position(result), result.frame()
+    places = ticks(axes, "x")
+    assert list(places) == ["step.1", "step.2", "all"] and places["all"] - places["step.2"] > 1
+    drawn = marks(axes)
+    for variable in ("operand.1", "operand.2"):
+        np.testing.assert_array_equal(drawn[variable][1], frame["estimate"][frame["variable"] == variable])
+        np.testing.assert_allclose(drawn[variable][0], list(places.values()), atol=0.5)
+    np.testing.assert_array_equal(intervals(axes)[:, [1, 3]], frame[["low", "high"]])
+    low, high = axes.get_ylim()
+    assert low < frame["low"].min() < 0 and high > 1, "signed, not clipped"
+
+
+def test_relay_by_position_of_several_models_shows_the_variable_with_the_strongest_relay() -> None:
+    one = make_relay({"operand.1": (0.1, 0.8, 1.0), "operand.2": (0.0, 0.0, 0.0)})
+    other = make_relay({"operand.1": (0.0, 0.0), "operand.2": (0.5, 0.5)})
+    axes = figures.relay_by_position({"RL": one, "SFT": other})
+    assert axes.get_ylabel().endswith("\n(operand.1)")
+    assert list(ticks(axes, "x")) == ["step.1", "step.2", "all"]
+    np.testing.assert_allclose(marks(axes)["SFT"][1], 0, atol=0.1)
+    assert len(marks(axes)["SFT"][1]) == 2, "it has one step"
+    second = figures.relay_by_position({"RL": one, "SFT": other}, variable="operand.2")
+    np.testing.assert_allclose(marks(second)["SFT"][1], 0.5, atol=0.1)
+
+
+@pytest.mark.parametrize("quantity", ["loss", "kept", "broken"])
+def test_ablation_draws_a_row_a_set_of_wires(quantity: str) -> None:
+    results = {"redundant": make_ablation("direct", "tokens"), "chain": make_ablation("tokens")}
+    axes = figures.ablation(results, quantity=quantity)
+    assert list(ticks(axes, "y")) == list(TERMS) == list(results["chain"].table()["on"])
+    bounds = intervals(axes).reshape(2, len(TERMS), 4)
+    for (name, result), drawn in zip(results.items(), bounds, strict=True):
+        rows = result.frame().query("quantity == @quantity")
+        np.testing.assert_array_equal(marks(axes)[name][0], rows["estimate"])
+        np.testing.assert_array_equal(marks(axes)[name][1].round(), range(len(TERMS)))
+        np.testing.assert_array_equal(drawn[:, [0, 2]], rows[["low", "high"]])
+    assert axes.get_ylim() == (len(TERMS) - 0.5, -0.5), "no wire at the top"
+    with pytest.raises(UnknownNameError, match="unknown quantity 'lost': expected one of loss, kept, broken"):
+        figures.ablation(results, quantity="lost")
+
+
+def test_monitor_draws_what_each_reader_tells_beside_chance() -> None:
+    result = make_monitor()
+    axes = figures.monitor({"hinted": result, "plain": make_monitor(hints=False)})
+    frame = result.frame()
+    drawn = marks(axes)
+    words = {"predicts the model's answer": "accuracy", "hint followed: flagged (TPR)": "TPR"}
+    for label, quantity in (words | {"not followed: passed (TNR)": "TNR"}).items():
+        rows = frame[(frame["quantity"] == quantity) & (frame["n"] > 0)]
+        np.testing.assert_array_equal(drawn[label][1], rows["estimate"])
+        np.testing.assert_array_equal(
+            drawn[label][0].round(), [result.readers.index(reader) for reader in rows["reader"]]
+        )
+        bounds = [box[[1, 3]] for box in intervals(axes) if box[0] in drawn[label][0]]
+        np.testing.assert_array_equal(bounds, rows[["low", "high"]])
+    assert len(drawn["predicts the model's answer"][1]) == 1, "suspicion predicts no answer"
+    assert drawn["most frequent answer"][1].tolist() == [0.25, 0.25]
+    assert texts(axes) == ["hinted", "plain"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["last value", "suspicion", "last value"]
+
+
+def test_monitor_without_hints_speaks_of_none() -> None:
+    legend = figures.monitor(make_monitor(hints=False)).get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["predicts the model's answer", "most frequent answer"]
+
+
 @pytest.mark.parametrize("name", make_all())
 def test_axes_in_axes_out_and_nothing_global_changes(name: str) -> None:
     matplotlib.rcParams["backend"]  # resolved when first read
@@ -411,8 +597,8 @@ SCRIPT = """
 import sys
 import loadbearing as lb
 from loadbearing import figures
-folder = sys.argv[1]
-for name in ("channels", "cells", "ledger", "decodability", "patch"):
+folder, *names = sys.argv[1:]
+for name in names:
     axes = getattr(figures, name)(lb.load(f"{folder}/{name}.safetensors"))
     figures.save(axes, f"{folder}/{name}-loaded", formats=("png",))
 try:
@@ -427,7 +613,7 @@ def test_a_loaded_result_draws_the_same_without_transformers(tmp_path: Path) -> 
     for name, result in make_all().items():
         result.save(tmp_path / f"{name}.safetensors")
         figures.save(getattr(figures, name)(result), tmp_path / name, formats=("png",))
-    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path)]
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, str(tmp_path), *make_all()]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0].startswith("expected a Channels or a dict of name to Channels, got int: pass")

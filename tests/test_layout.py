@@ -29,10 +29,12 @@ LEAST = 5  # points: what journals print
 SLACK = 1  # pixels, of which there are 150 an inch, by which texts may overlap
 # The class of a result, and what draws it.
 DRAWN: dict[type[Result], tuple[str, ...]] = {
+    analyses.Ablation: ("ablation",),
     analyses.Across: ("across",),
     analyses.Attribution: ("attribution",),
     analyses.Behaviour: ("behaviour",),
     analyses.Beyond: ("beyond",),
+    analyses.ByLayer: ("by_layer",),
     analyses.Channels: ("channels", "cells"),
     analyses.Circularity: ("circularity",),
     analyses.Commitment: ("commitment",),
@@ -40,8 +42,10 @@ DRAWN: dict[type[Result], tuple[str, ...]] = {
     analyses.Errors: ("errors",),
     analyses.KnockOutEffect: ("knockout",),
     analyses.Ledger: ("ledger",),
+    analyses.Monitor: ("monitor",),
     analyses.Paths: ("paths",),
     analyses.PatchMap: ("patch", "patch_depth"),
+    analyses.RelayByPosition: ("relay_by_position",),
     analyses.Subspace: ("subspace",),
     analyses.UnitPatchMap: ("patch_heads",),
 }

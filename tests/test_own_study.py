@@ -122,6 +122,7 @@ def test_without_partners_wires_are_set_to_nothing(tmp_path: Path, sums: str, ca
     assert "24 left out: no counterfactual partner" in said
     found = lb.load(out / "results" / "ablation.safetensors")
     assert found.suffice() == ["tokens"]
+    assert (out / "figures" / "ablation.png").is_file()
     assert json.loads((out / "study.json").read_text())["finished"]["ablation"] == ["ablation"]
 
 

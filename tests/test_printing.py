@@ -1,6 +1,15 @@
 """What a result shows of itself: in a terminal, in a notebook, in a paper."""
 
+import fcntl
+import os
+import pty
 import re
+import struct
+import subprocess
+import sys
+import termios
+from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -73,7 +82,7 @@ def test_of_a_long_table_the_first_rows_are_shown_and_the_others_named(made: dic
             return pd.DataFrame({"row": range(SHOWN + 7)})
 
     long = Long(**made["behaviour"].arrays(), coords=made["behaviour"].coords, manifest=made["behaviour"].manifest)
-    assert str(long).endswith(f"{SHOWN - 1}\n... 7 more rows: frame()")
+    assert str(long).endswith(f"{SHOWN - 1}\n... 7 more rows: table()")
     assert "... 7 more rows" in long._repr_html_()
 
 
@@ -188,3 +197,39 @@ class TestLatex:
         alone, named = _cells(figures.latex(result)), _cells(figures.latex({"mine": result}))
         assert alone[0][0] == "model" and {row[0] for row in alone[1:]} == set(result.frame()["model"])
         assert named == [["result", *alone[0]], *(["mine", *row] for row in alone[1:])]
+
+
+def _in_a_terminal(columns: int, path: Path) -> list[str]:
+    """The lines that a terminal of so many columns is sent when a saved result is printed."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    code = f"import loadbearing as lb; print(lb.load({str(path)!r}))"
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        sent = b""
+        with suppress(OSError):  # what Linux tells at the end
+            while piece := os.read(ours, 4096):
+                sent += piece
+    os.close(ours)
+    assert process.returncode == 0
+    return sent.decode().splitlines()
+
+
+@pytest.mark.parametrize("name", ["channels", "subspace"])
+def test_in_a_narrow_terminal_columns_go_on_below(name: str) -> None:
+    path = RESULTS / f"{name}.safetensors"
+    whole = str(load(path)).splitlines()
+    wide, narrow = _in_a_terminal(300, path), _in_a_terminal(80, path)
+    assert [line.rstrip() for line in wide] == [line.rstrip() for line in whole]
+    assert max(map(len, whole)) > 150
+    rows = [line for line in narrow if not line.startswith(("v_3 (", "Subspace"))]
+    assert max(map(len, rows)) <= 80 and len(rows) > len(whole)
+    cells = Counter(" ".join(wide).split())
+    assert not cells - Counter(" ".join(narrow).split())  # nothing is lost
+
+
+@pytest.mark.parametrize("path", SAVED, ids=lambda path: path.stem)
+def test_no_result_prints_its_raw_frame(path: Path) -> None:
+    shown = str(load(path))
+    assert not re.search(r"\d\.\d{3,}|\d[eE][+-]\d|\bNaN\b|-0\.00\b(?!\])", shown), shown
