@@ -89,7 +89,8 @@ def decodability_map(
         names = [place for place in table.columns if place.startswith(f"{mode} ")]
         if names:
             places = [name.partition(" ")[2] for name in names]
-            tiles[words] = Tile([str(layer) for layer in table.index[::-1]], places, table[names].to_numpy()[::-1])
+            name = words.removesuffix(" run")  # short enough for two columns
+            tiles[name] = Tile([str(layer) for layer in table.index[::-1]], places, table[names].to_numpy()[::-1])
     at = result.variables.index(variable) if variable else -1
     meaning = f"bits about {variable or 'the answer'}"
     scale = Normalize(0, max(float(result.null[at].mean()), 1e-6))

@@ -361,7 +361,7 @@ def test_a_decodability_map_has_both_runs_side_by_side_and_the_first_layer_at_th
     direct, chain = meshes(axes)
     np.testing.assert_allclose(direct, found.bits[:1, 0, ::-1, 1].mean(-1).T)
     np.testing.assert_allclose(chain, found.bits[1:, 0, ::-1, 1].mean(-1).T)
-    assert {"answer-only run", "CoT run"} <= set(texts(axes))
+    assert {"answer-only", "CoT"} <= set(texts(axes))
     assert [mesh.get_clim() for mesh in axes.collections if isinstance(mesh, QuadMesh)] == [(0.0, 3.0)] * 2
 
 
