@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import matplotlib.pyplot as plt
 from matplotlib import rc_context, rcParams
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -28,7 +29,8 @@ LEAST = 1.2  # inches of a name that are drawn even in smaller axes
 MARGIN = 0.65  # inches of a figure that are no room for names: axes' names, numbers, marks
 BOLD = 1.1  # how much wider bold letters are
 
-_legends: WeakKeyDictionary[Axes, tuple[int, dict[str, Any]]] = WeakKeyDictionary()  # asked for, and not yet made
+# Legends that were asked for and are not yet made: columns, handles, look.
+_legends: WeakKeyDictionary[Axes, tuple[int, Sequence[Artist], dict[str, Any]]] = WeakKeyDictionary()
 _parses: WeakKeyDictionary[Figure, bool] = WeakKeyDictionary()  # whether texts of users' figures may be formulas
 
 
@@ -188,24 +190,26 @@ def _literal_tick(given: Formatter, inches: float, fonts: tuple[str, ...], at: A
     return literal(given(at, number), inches, fonts)
 
 
-def legend(axes: Axes, columns: int, **look: Any) -> None:
+def legend(axes: Axes, columns: int, handles: Sequence[Artist] = (), **look: Any) -> None:
     """A legend above the axes, where anything has a label: in so many columns, or in as many as there is room for.
 
     One that is wider than what is right of the axes' left edge begins further left. It is fitted when all is drawn.
+
+    handles: what it shows; by default all that has a label
     """
-    _legends[axes] = (columns, {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, **look})
+    _legends[axes] = (columns, handles, {"loc": "lower left", "bbox_to_anchor": (0, 1), "frameon": False, **look})
 
 
 def _fit_legend(axes: Axes) -> None:
     """Make the legend that was asked for, once names are literal and the axes can be measured."""
-    handles, labels = axes.get_legend_handles_labels()
-    columns, look = _legends.pop(axes, (0, {}))
-    if not labels or not columns:
+    columns, handles, look = _legends.pop(axes, (0, (), {}))
+    handles = handles or axes.get_legend_handles_labels()[0]
+    if not handles or not columns:
         return
     figure, box = figure_of(axes), axes.get_window_extent()
     alone = figure.axes == [axes]  # else what is beside the axes is another's
     room = _room((figure.bbox if alone else box).width / figure.dpi, 0.0)[0]
-    names = [literal(label, room) for label in labels]
+    names = [literal(handle.get_label(), room) for handle in handles]
     pad = rcParams["figure.constrained_layout.w_pad"] * figure.dpi
     for ncols in range(columns, 0, -1):
         drawn = axes.legend(handles, names, ncols=ncols, **look)

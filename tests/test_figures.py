@@ -10,8 +10,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection, QuadMesh
+from matplotlib.collections import LineCollection, PathCollection, QuadMesh
 from matplotlib.colors import to_rgba
+from matplotlib.container import BarContainer
 
 from loadbearing import figures, load
 from loadbearing.analyses import (
@@ -281,6 +282,44 @@ def test_channels_where_every_share_is_withheld_or_no_variable_is_early() -> Non
     assert list(ticks(figures.channels(late), "y")) == ["operand.1 †"]
     with pytest.raises(InputError, match=r"got none in the result: pass variable=, one of operand.1"):
         figures.cells(late)
+
+
+def test_stacked_channels_lay_the_wires_end_to_end_and_negative_ones_to_the_left() -> None:
+    result = make_channels({"operand.1": (0.1, -0.08, 0.98), "operand.2": (0.05, 0.1, 0.85)})
+    axes = figures.channels(result, stacked=True)
+    rows = ["operand.1", "operand.2", "mean"]
+    shares = np.array([result.estimates(row).get("log-odds", "share") for row in rows])
+    assert shares[0, 1] < -0.05 and shares[1].min() > 0.03
+    ends = {}
+    for i, wire in enumerate(WIRES):
+        (drawn,) = [bar for bar in axes.containers if isinstance(bar, BarContainer) and bar.get_label() == wire]
+        np.testing.assert_allclose([patch.get_width() for patch in drawn], shares[:, i])
+        ends[wire] = [(patch.get_x(), patch.get_x() + patch.get_width()) for patch in drawn]
+    assert all(ends["direct"][row][0] == 0 for row in range(3))
+    assert ends["relay"][0][0] == 0 and ends["relay"][1][0] == pytest.approx(ends["direct"][1][1])
+    assert ends["tokens"][0][0] == pytest.approx(ends["direct"][0][1])
+    assert ends["tokens"][1] == pytest.approx((ends["relay"][1][1], 1.0))
+    lines = [lines for lines in axes.collections if isinstance(lines, LineCollection)][1:4]
+    for i, wire in enumerate(WIRES):
+        start = np.array([end[0] for end in ends[wire]])
+        bounds = [[result.estimates(row).get("log-odds", "share", b)[i] for row in rows] for b in ("low", "high")]
+        drawn_bounds = np.array([line[:, 0] for line in lines[i].get_segments()]).T
+        np.testing.assert_allclose(drawn_bounds, start + np.array(bounds))
+
+
+def test_stacked_channels_show_the_interaction_that_makes_a_row_joint() -> None:
+    result = make_channels({"operand.1": "joint", "operand.2": DIRECT, "operand.3": "weak"})
+    axes = figures.channels(result, stacked=True)
+    marks = [marks.get_offsets() for marks in axes.collections if isinstance(marks, PathCollection)]
+    drawn = [float(np.asarray(mark)[0, 0]) for mark in marks]
+    expected = []
+    for row in ("operand.1", "operand.2"):  # of a row that is withheld there is none
+        found = result.estimates(row)
+        every = found.get("p(donor's)", "interaction") / found.get("p(donor's)", "total")
+        expected.append(every[np.abs(every).argmax()])
+    assert drawn == pytest.approx(expected) and abs(drawn[0]) > 0.2 > abs(drawn[1])
+    assert texts(axes) == ["joint", "withheld: b", "withheld: b"]
+    assert "strongest interaction" in figures.alt(figures.channels(make_channels({"operand.1": DIRECT}), stacked=True))
 
 
 def test_channels_refuses_to_mix_targets() -> None:

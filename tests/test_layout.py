@@ -27,7 +27,7 @@ REAL = sorted(FOLDER.glob("*.safetensors"))
 MADE: dict[str, Any] = runpy.run_path(str(Path(__file__).with_name("test_figures.py")))
 LEAST = 5  # points: what journals print
 SLACK = 1  # pixels, of which there are 150 an inch, by which texts may overlap
-# The class of a result, and what draws it.
+# The class of a result, and what draws it: a function, and an option of it that is turned on.
 DRAWN: dict[type[Result], tuple[str, ...]] = {
     analyses.Ablation: ("ablation",),
     analyses.Across: ("across",),
@@ -35,7 +35,7 @@ DRAWN: dict[type[Result], tuple[str, ...]] = {
     analyses.Behaviour: ("behaviour",),
     analyses.Beyond: ("beyond",),
     analyses.ByLayer: ("by_layer",),
-    analyses.Channels: ("channels", "cells"),
+    analyses.Channels: ("channels", "channels stacked", "cells"),
     analyses.Circularity: ("circularity",),
     analyses.Commitment: ("commitment",),
     analyses.Decodability: ("decodability", "decodability_map"),
@@ -129,14 +129,15 @@ CASES = {f"{function} of {name}": (function, given) for name, function, given in
 
 def draw(function: str, given: Any, ax: Axes | None = None) -> Axes:
     """Draw; of several places of a map, where one must be chosen, the first."""
+    name, *options = function.split()
     one = next(iter(given.values())) if isinstance(given, dict) else given
     where = {"position": one.coords["position"][0]} if function == "patch_depth" and isinstance(given, dict) else {}
-    found: Axes = getattr(figures, function)(given, ax=ax, **where)
+    found: Axes = getattr(figures, name)(given, ax=ax, **where, **dict.fromkeys(options, True))
     return found
 
 
 def test_every_function_and_kind_is_tried() -> None:
-    tried = {function for function, _ in CASES.values()}
+    tried = {function.split()[0] for function, _ in CASES.values()}
     assert tried == {name for name in figures.__all__ if name.islower()} - set(NOTHING)
     real = {type(lb.load(path)) for path in REAL}
     assert real == set(DRAWN), "docs/results holds a result of every kind"
