@@ -246,9 +246,9 @@ class Channels(Result):
             chain = found.get("program: chain", "share")
             # Where the written steps do not lead from one answer to the other, the program predicts no split.
             told = found.get("program: chain", "total")[0] >= 1
-            row["a chain gives"] = " / ".join(f"{share + 0.0:.2f}" for share in chain.round(2)) if told else "-"
+            row["a chain gives"] = " / ".join(map(number_text, chain)) if told else "-"
             row["one pass gives"] = "1.00 / 0.00 / 0.00"
-            row["total (nats)"] = round(float(found.get("log-odds", "total")[0]), 1)
+            row["total (nats)"] = number_text(float(found.get("log-odds", "total")[0]))
             differ = number_text(self.differing(variable))
             rows.append({**row, "CoTs differ": differ, "n": found.n, "status": status})
         return pd.DataFrame(rows)

@@ -75,7 +75,7 @@ def number_text(value: float) -> str:
     >>> number_text(-0.001), number_text(math.nan)
     ('0.00', '-')
     """
-    return "-" if math.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+    return "-" if math.isnan(value) else f"{value:z.2f}"
 
 
 def range_text(least: float, most: float) -> str:

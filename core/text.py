@@ -48,7 +48,7 @@ def table_text(table: pd.DataFrame) -> str:
     """
     seen = table.map(lambda cell: printable(cell) if isinstance(cell, str) else cell)
     seen.columns = [printable(str(name)) for name in table.columns]
-    return str(seen.to_string(index=False, float_format="{:.2f}".format, na_rep="-", line_width=terminal_width()))
+    return str(seen.to_string(index=False, float_format="{:z.2f}".format, na_rep="-", line_width=terminal_width()))
 
 
 def terminal_width() -> int | None:

@@ -71,7 +71,7 @@ class Estimate:
     def __repr__(self) -> str:
         low, high = self.interval()
         which = f"{self.n} rows" if self.groups is None else f"{self.n_groups} groups"
-        return f"{self.mean:.2f} {self.unit} [{low:.2f}, {high:.2f}], {which}"
+        return f"{self.mean:z.2f} {self.unit} [{low:z.2f}, {high:z.2f}], {which}"
 
 
 def as_float(values: Any) -> Tensor:
