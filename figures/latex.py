@@ -51,7 +51,7 @@ def latex(
     for name in chosen:
         check_name("column", name, list(table.columns))
     sides = "".join("r" if is_numeric_dtype(table[name]) else "l" for name in chosen)
-    shown = table[chosen].apply(_whole).map(_text).rename(columns=_text)
+    shown = table[chosen].apply(_whole).astype(object).map(_text).rename(columns=_text)
     return str(shown.to_latex(index=False, escape=True, caption=caption, label=label, column_format=sides))
 
 
