@@ -271,7 +271,10 @@ class Channels(Result):
         third = np.nanmax(list(map(self.third, self.variables)))
         shown = {
             "accuracy": accuracy_text(facts["accuracy"], facts.get("gold_unknown", 0)),
-            **{f"one-pass accuracy, opened by {t!r}": accuracy_text(a) for t, a in facts["one_pass"].items()},
+            **{
+                "one-pass accuracy" + f", opened by {text!r}" * bool(text): accuracy_text(accuracy)
+                for text, accuracy in facts["one_pass"].items()
+            },
             "generated = replayed": f"{facts['replayed']:.3f}",
             "scored slot": str(facts["onset"]["slot"]),
             "its value = the final answer": f"{facts['onset']['agreement']:.3f}",

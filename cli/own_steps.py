@@ -123,7 +123,7 @@ def _copies(subject: Subject, found: Measured) -> dict[str, Result]:
     if "channels" not in found.results:
         raise Unmeasured("no channels")
     if found.results["channels"].manifest.circumstance["onset"]["slot"] == "answer":
-        raise Unmeasured("only where channels are measured at an answer that the chain of thought states")
+        raise Unmeasured("the chain of thought was not seen to state the answer: the channels are at the answer itself")
     pairs = subject.drawn.pairs
     chosen = _fewer(pairs, max(8 * len(pairs.variables), len(pairs) // PATCHED))
     memory = subject.options.memory
